@@ -1,0 +1,3 @@
+module github.com/shoalserve/shoal
+
+go 1.26
