@@ -1,0 +1,325 @@
+package batch
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+)
+
+// Limits bound a batcher; they may change while it runs.
+type Limits struct {
+	// MaxBatchSize is the most that one batch may cost: queries, unless
+	// Options.Cost says otherwise. Default 32.
+	MaxBatchSize int
+	// BatchWaitTimeout is how long the oldest query may be held back for the
+	// batch to fill while a replica is free. It counts from the query's
+	// arrival. Default 0: nothing is held.
+	BatchWaitTimeout time.Duration
+	// MaxQueued is the most queries that may wait. Default 4096.
+	MaxQueued int
+	// MaxQueuedBytes is the most bytes that may wait, as Options.Size counts
+	// them. Default 256 MiB.
+	MaxQueuedBytes int64
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.MaxBatchSize <= 0 {
+		l.MaxBatchSize = 32
+	}
+	if l.MaxQueued <= 0 {
+		l.MaxQueued = 4096
+	}
+	if l.MaxQueuedBytes <= 0 {
+		l.MaxQueuedBytes = 256 << 20
+	}
+	return l
+}
+
+// Options describe a batcher. The zero value is a batcher of single queries
+// that all may share a batch.
+type Options[In, Out any] struct {
+	Limits
+	// Name names the backend in errors.
+	Name string
+	// Key tells which queries may share a batch: those with the same key.
+	Key func(In) string
+	// Cost is what a query counts against MaxBatchSize: its rows, tokens,
+	// pixels; at least 1. Nil counts every query as 1.
+	Cost func(In) int
+	// Size is what a query counts against MaxQueuedBytes, in bytes.
+	Size func(In) int64
+	// Split cuts a query that costs more than max into parts that cost at most
+	// max each; Join makes one answer of the parts' answers, in order. Without
+	// them such a query is refused.
+	Split func(in In, max int) []In
+	Join  func([]Out) (Out, error)
+	// OnBatch is called after each batch, before its answers go out, from the
+	// goroutine that finished it.
+	OnBatch func(*Batch[In, Out])
+	// Clock replaces the real clock.
+	Clock Clock
+}
+
+// Batcher owns a queue and hands batches to the replicas attached to it.
+// Its methods may be called from any goroutine.
+type Batcher[In, Out any] struct {
+	opts  Options[In, Out]
+	calls sync.Pool // of *call[In, Out], see Do
+
+	mu       sync.Mutex
+	limits   Limits
+	waiting  queue[In, Out]
+	replicas []*Replica[In, Out]
+	free     int // free slots over all replicas
+	running  int // queries in batches that are being computed
+	batches  uint64
+	hold     Timer     // wakes the queue when the earliest hold ends
+	holdEnds time.Time // when that is; zero when no timer is set
+	draining bool
+	idle     chan struct{} // closed when draining and nothing waits or runs
+	stats    Stats
+}
+
+// New returns a batcher without replicas: queries wait until one is attached.
+func New[In, Out any](opts Options[In, Out]) *Batcher[In, Out] {
+	if opts.Clock == nil {
+		opts.Clock = realClock{}
+	}
+	b := &Batcher[In, Out]{opts: opts, limits: opts.Limits.withDefaults(), idle: make(chan struct{})}
+	b.waiting.groups = make(map[groupKey]*group[In, Out])
+	b.stats.Sizes = make(map[int]uint64)
+	b.calls.New = func() any { return newCall[In, Out]() }
+	return b
+}
+
+// Submit admits a query, whose Done will then be called exactly once, or
+// refuses it with [ErrQueueFull], [ErrDraining], a *[TooLargeError], a
+// *[PanicError] from a callback, or the error of a context that has ended.
+func (b *Batcher[In, Out]) Submit(q *Query[In, Out]) error {
+	if q.dead() {
+		return left(b.opts.Name, q)
+	}
+	var key string
+	if err := b.measure(q, &key); err != nil {
+		return err
+	}
+	q.Trip, q.Err, q.split = Trip{}, nil, nil
+	now := b.opts.Clock.Now()
+
+	b.mu.Lock()
+	grown, err := b.admit(q, key, now)
+	if err != nil {
+		b.stats.Refused++
+		b.mu.Unlock()
+		return err
+	}
+	var work work[In, Out]
+	b.dispatchArrival(grown, now, &work)
+	b.mu.Unlock()
+	work.do()
+	return nil
+}
+
+// measure calls the user's callbacks, outside the lock.
+func (b *Batcher[In, Out]) measure(q *Query[In, Out], key *string) (err error) {
+	q.cost, q.bytes = 1, 0
+	if b.opts.Key == nil && b.opts.Cost == nil && b.opts.Size == nil {
+		return nil
+	}
+	where := "key"
+	defer recovered(&where, &err)
+	if b.opts.Key != nil {
+		*key = b.opts.Key(q.In)
+	}
+	where = "cost"
+	if b.opts.Cost != nil {
+		q.cost = max(1, b.opts.Cost(q.In))
+	}
+	where = "size"
+	if b.opts.Size != nil {
+		q.bytes = max(0, b.opts.Size(q.In))
+	}
+	return nil
+}
+
+// admit puts q, or the parts it had to be cut into, into the queue and returns
+// the group that grew. The mutex is held, and released while q is cut.
+func (b *Batcher[In, Out]) admit(q *Query[In, Out], key string, now time.Time) (*group[In, Out], error) {
+	if b.draining {
+		return nil, ErrDraining
+	}
+	if q.cost <= b.limits.MaxBatchSize {
+		if err := b.room(1, q.bytes); err != nil {
+			return nil, err
+		}
+		return b.push(q, key, now), nil
+	}
+	maximum := b.limits.MaxBatchSize
+	b.mu.Unlock()
+	s, err := b.cut(q, maximum)
+	b.mu.Lock()
+	if err != nil {
+		return nil, err
+	}
+	if b.draining {
+		return nil, ErrDraining
+	}
+	if err := b.room(len(s.parts), q.bytes); err != nil {
+		return nil, err
+	}
+	q.split = s
+	var g *group[In, Out]
+	for _, part := range s.parts {
+		g = b.push(part, key, now)
+	}
+	return g, nil
+}
+
+// room refuses n queries with so many bytes if the queue's bounds do not allow
+// them. A queue that is empty takes one query of any number of bytes.
+func (b *Batcher[In, Out]) room(n int, bytes int64) error {
+	switch {
+	case b.waiting.len+n > b.limits.MaxQueued:
+		return fmt.Errorf("backend %q: %w: %d queries wait, max_queued is %d", b.opts.Name, ErrQueueFull, b.waiting.len, b.limits.MaxQueued)
+	case b.waiting.len > 0 && b.waiting.bytes+bytes > b.limits.MaxQueuedBytes:
+		return fmt.Errorf("backend %q: %w: %d bytes wait and the query has %d, max_queued_bytes is %d",
+			b.opts.Name, ErrQueueFull, b.waiting.bytes, bytes, b.limits.MaxQueuedBytes)
+	}
+	return nil
+}
+
+func (b *Batcher[In, Out]) push(q *Query[In, Out], key string, now time.Time) *group[In, Out] {
+	q.arrived = now
+	b.stats.Admitted++
+	g := b.waiting.push(q, groupKey{q.Origin, key})
+	if b.limits.BatchWaitTimeout > 0 && q.Context != nil {
+		if deadline, ok := q.Context.Deadline(); ok {
+			// A hold may use up half of the time that the query has left; the
+			// other half is for computing it.
+			if by := now.Add(deadline.Sub(now) / 2); g.urgent.IsZero() || by.Before(g.urgent) {
+				g.urgent = by
+			}
+		}
+	}
+	return g
+}
+
+// Withdraw takes a query out of the queue. It reports true if the query had
+// not left for a replica: then it will not run and Done will not be called.
+func (b *Batcher[In, Out]) Withdraw(q *Query[In, Out]) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if q.split != nil {
+		return b.withdrawParts(q.split)
+	}
+	if q.group == nil {
+		return false
+	}
+	b.waiting.remove(q)
+	b.stats.Dropped++
+	b.checkIdle()
+	return true
+}
+
+// Update changes the limits; zero fields take their defaults. Queries that
+// wait are judged by the new limits from now on.
+func (b *Batcher[In, Out]) Update(l Limits) {
+	var work work[In, Out]
+	now := b.opts.Clock.Now()
+	b.mu.Lock()
+	b.limits = l.withDefaults()
+	b.dispatch(now, &work)
+	b.mu.Unlock()
+	work.do()
+}
+
+// Limits returns the limits in force.
+func (b *Batcher[In, Out]) Limits() Limits {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.limits
+}
+
+// Drain refuses new queries, ends all holds, and waits until every admitted
+// query was answered. If ctx ends first, the queries that still wait fail with
+// ErrDraining; those that are being computed finish on their own.
+func (b *Batcher[In, Out]) Drain(ctx context.Context) error {
+	var work work[In, Out]
+	now := b.opts.Clock.Now()
+	b.mu.Lock()
+	b.draining = true
+	b.dispatch(now, &work)
+	b.checkIdle()
+	b.mu.Unlock()
+	work.do()
+
+	select {
+	case <-b.idle:
+		return nil
+	case <-ctx.Done():
+	}
+	b.mu.Lock()
+	stranded := b.running
+	for q := b.waiting.oldest; q != nil; q = b.waiting.oldest {
+		b.waiting.remove(q)
+		q.Err = ErrDraining
+		work.dropped = append(work.dropped, q)
+	}
+	stranded += len(work.dropped)
+	b.stats.Dropped += uint64(len(work.dropped))
+	b.checkIdle()
+	b.mu.Unlock()
+	work.do()
+	return fmt.Errorf("draining backend %q: %d queries were not answered: %w", b.opts.Name, stranded, context.Cause(ctx))
+}
+
+// checkIdle closes idle once a draining batcher has nothing left. mu is held.
+func (b *Batcher[In, Out]) checkIdle() {
+	if !b.draining || b.waiting.len > 0 || b.running > 0 {
+		return
+	}
+	select {
+	case <-b.idle:
+	default:
+		close(b.idle)
+	}
+}
+
+// Stats counts what a batcher did since it was made. Each part of a query that
+// was split counts as a query.
+type Stats struct {
+	Admitted uint64 // queries taken in
+	Refused  uint64 // queries refused by Submit
+	Dropped  uint64 // queries that left before a batch formed
+	Answered uint64 // queries a replica answered, with a result
+	Failed   uint64 // queries a replica answered, with an error
+	Batches  uint64
+	// Sizes counts the batches by their number of queries.
+	Sizes map[int]uint64
+	// Reasons counts the batches by Reason.
+	Reasons [reasons]uint64
+	// Queued and Running are the queries that wait and that are being
+	// computed, at this moment.
+	Queued, Running int
+}
+
+// Stats returns the counts so far.
+func (b *Batcher[In, Out]) Stats() Stats {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.stats
+	s.Sizes = maps.Clone(s.Sizes)
+	s.Queued, s.Running = b.waiting.len, b.running
+	return s
+}
+
+// Reasons lists every Reason.
+func Reasons() []Reason {
+	all := make([]Reason, reasons)
+	for i := range all {
+		all[i] = Reason(i)
+	}
+	return all
+}

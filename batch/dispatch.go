@@ -1,0 +1,125 @@
+package batch
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// work is what a change of the queue leads to, done once the lock is released:
+// batches to start and dropped queries to tell.
+type work[In, Out any] struct {
+	first   *Batch[In, Out] // most changes start one batch or none
+	more    []*Batch[In, Out]
+	dropped []*Query[In, Out]
+}
+
+func (w *work[In, Out]) start(b *Batch[In, Out]) {
+	if w.first == nil {
+		w.first = b
+	} else {
+		w.more = append(w.more, b)
+	}
+}
+
+func (w *work[In, Out]) do() {
+	if w.first != nil {
+		w.first.replica.run(w.first)
+	}
+	for _, b := range w.more {
+		b.replica.run(b)
+	}
+	for _, q := range w.dropped {
+		q.Done(q)
+	}
+}
+
+// dispatchArrival starts what the arrival of a query in g makes ready. It
+// spares the search of [queue.next] when the query is merely held back.
+func (b *Batcher[In, Out]) dispatchArrival(g *group[In, Out], now time.Time, w *work[In, Out]) {
+	if b.free == 0 {
+		return
+	}
+	if b.limits.BatchWaitTimeout > 0 && !b.draining && !g.ready(now, b.limits) {
+		b.wakeBy(g.leaveBy(b.limits.BatchWaitTimeout), now)
+		return
+	}
+	b.dispatch(now, w)
+}
+
+// dispatch gives batches to free replicas until one or the other runs out.
+// mu is held.
+func (b *Batcher[In, Out]) dispatch(now time.Time, w *work[In, Out]) {
+	limits := b.limits
+	if b.draining {
+		limits.BatchWaitTimeout = 0
+	}
+	for b.free > 0 {
+		g, again := b.waiting.next(now, limits)
+		if g == nil {
+			if !again.IsZero() {
+				b.wakeBy(again, now)
+			}
+			return
+		}
+		dropped := len(w.dropped)
+		queries, reason := b.waiting.take(g, now, limits, &w.dropped)
+		for _, q := range w.dropped[dropped:] {
+			q.Err = left(b.opts.Name, q)
+			b.stats.Dropped++
+		}
+		if len(queries) == 0 {
+			b.checkIdle()
+			continue
+		}
+		if b.draining && b.limits.BatchWaitTimeout > 0 && (reason == Free || reason == Key) {
+			reason = Drain
+		}
+		w.start(b.newBatch(queries, reason, now))
+	}
+}
+
+// newBatch books a batch on the replica with most room. mu is held.
+func (b *Batcher[In, Out]) newBatch(queries []*Query[In, Out], reason Reason, now time.Time) *Batch[In, Out] {
+	replica := b.replicas[0]
+	for _, r := range b.replicas[1:] {
+		if r.free > replica.free {
+			replica = r
+		}
+	}
+	replica.free--
+	b.free--
+	b.running += len(queries)
+	b.batches++
+	return &Batch[In, Out]{
+		ID: b.batches, Queries: queries, Origin: queries[0].Origin, Reason: reason, Left: now, replica: replica,
+	}
+}
+
+// wakeBy makes sure that the queue is looked at again at the given moment,
+// when a hold ends. mu is held.
+func (b *Batcher[In, Out]) wakeBy(at, now time.Time) {
+	if b.hold != nil {
+		if !at.Before(b.holdEnds) {
+			return
+		}
+		b.hold.Stop()
+	}
+	b.holdEnds = at
+	b.hold = b.opts.Clock.AfterFunc(at.Sub(now), b.wake)
+}
+
+func (b *Batcher[In, Out]) wake() {
+	var work work[In, Out]
+	now := b.opts.Clock.Now()
+	b.mu.Lock()
+	b.hold = nil
+	b.dispatch(now, &work)
+	b.mu.Unlock()
+	work.do()
+}
+
+// left is the error of a query whose context ended before it ran.
+func left[In, Out any](name string, q *Query[In, Out]) error {
+	return fmt.Errorf("backend %q: the query was dropped before it ran: %w", name, context.Cause(q.Context))
+}

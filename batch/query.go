@@ -1,0 +1,104 @@
+package batch
+
+import (
+	"context"
+	"time"
+)
+
+// Origin says which way a query came in. Origins never share a batch, because
+// a model is shown different things for each.
+type Origin uint8
+
+const (
+	// API is a query from a handle, in Go or in Python.
+	API Origin = iota
+	// Web is a query from a protocol front: HTTP or gRPC.
+	Web
+)
+
+// String returns "api" or "web".
+func (o Origin) String() string {
+	if o == Web {
+		return "web"
+	}
+	return "api"
+}
+
+// Reason says why a batch left the queue when it did, with the size it had.
+type Reason uint8
+
+const (
+	// Free: a replica was free and took all that waited.
+	Free Reason = iota
+	// Full: the batch had reached the maximum.
+	Full
+	// Timeout: batch_wait_timeout ended.
+	Timeout
+	// Deadline: the hold ended early because a query's deadline was near.
+	Deadline
+	// Key: a replica was free and took all of one group; queries with another
+	// key or origin stayed behind.
+	Key
+	// Cost: the next query would not have fitted below the maximum.
+	Cost
+	// Drain: the batcher is closing and holds nothing back any more.
+	Drain
+
+	reasons // number of reasons
+)
+
+var reasonNames = [reasons]string{"free", "full", "timeout", "deadline", "key", "cost", "drain"}
+
+// String returns the reason in lower case, as metrics and Server-Timing show it.
+func (r Reason) String() string { return reasonNames[r] }
+
+// Query is one request to a model. The caller fills the first four fields and
+// reads the answer's once Done was called. A Query must not be copied, nor used
+// again before Done was called or [Batcher.Withdraw] returned true.
+type Query[In, Out any] struct {
+	// Context ends the query while it waits; nil means it waits as long as it takes.
+	Context context.Context
+	// In is what the model gets.
+	In In
+	// Origin is the way the query came in.
+	Origin Origin
+	// Done is called exactly once for each admitted query, from the goroutine
+	// that finished its batch. It must not block.
+	Done func(*Query[In, Out])
+
+	// Out is the model's answer, when Err is nil.
+	Out Out
+	// Err says why there is no answer.
+	Err error
+	// Trip tells how the query fared. It is zero for a query that never ran.
+	Trip Trip
+
+	cost    int
+	bytes   int64
+	arrived time.Time
+	seq     uint64 // place in the order of arrival
+	split   *split[In, Out] // set on a query that was cut into parts
+
+	// Set while the query waits: its group, and its neighbours in the order of
+	// arrival, among all queries and among those of its group.
+	group              *group[In, Out]
+	prev, next         *Query[In, Out]
+	prevMate, nextMate *Query[In, Out]
+}
+
+// dead reports whether nobody waits for the query any more.
+func (q *Query[In, Out]) dead() bool { return q.Context != nil && q.Context.Err() != nil }
+
+// Trip is the story of an answered query.
+type Trip struct {
+	// Queued is the time from arrival until the batch left the queue.
+	Queued time.Duration
+	// Computed is the time from then until the batch was answered.
+	Computed time.Duration
+	// BatchID numbers the batches of one Batcher, from 1.
+	BatchID uint64
+	// BatchSize is the number of queries in the batch.
+	BatchSize int
+	// Reason is why the batch left when it did.
+	Reason Reason
+}

@@ -1,0 +1,177 @@
+package batch
+
+import "time"
+
+// queue holds the queries that wait, in order of arrival, and again by group.
+// The oldest query of all names the group that leaves next: that alone makes
+// the choice of a group fair and takes no search. It is not safe for concurrent
+// use; the Batcher's mutex guards it.
+type queue[In, Out any] struct {
+	oldest, newest *Query[In, Out]
+	groups         map[groupKey]*group[In, Out]
+	spare          *group[In, Out] // the last emptied group, kept for the next arrival
+	len            int
+	bytes          int64
+	seq            uint64 // of the newest arrival
+}
+
+// groupKey tells which queries may share a batch.
+type groupKey struct {
+	origin Origin
+	key    string
+}
+
+// group is the queries of one key that wait, in order of arrival.
+type group[In, Out any] struct {
+	key            groupKey
+	oldest, newest *Query[In, Out]
+	cost           int
+	// urgent is the earliest moment at which a deadline in the group ends a
+	// hold; zero means none does.
+	urgent time.Time
+}
+
+func (w *queue[In, Out]) push(q *Query[In, Out], key groupKey) *group[In, Out] {
+	g := w.groups[key]
+	if g == nil {
+		if g, w.spare = w.spare, nil; g == nil {
+			g = new(group[In, Out])
+		}
+		g.key = key
+		w.groups[key] = g
+	}
+	w.seq++
+	q.seq = w.seq
+	q.group = g
+	q.prev, q.next = w.newest, nil
+	if w.newest == nil {
+		w.oldest = q
+	} else {
+		w.newest.next = q
+	}
+	w.newest = q
+	q.prevMate, q.nextMate = g.newest, nil
+	if g.newest == nil {
+		g.oldest = q
+	} else {
+		g.newest.nextMate = q
+	}
+	g.newest = q
+	g.cost += q.cost
+	w.len++
+	w.bytes += q.bytes
+	return g
+}
+
+func (w *queue[In, Out]) remove(q *Query[In, Out]) {
+	g := q.group
+	if q.prev == nil {
+		w.oldest = q.next
+	} else {
+		q.prev.next = q.next
+	}
+	if q.next == nil {
+		w.newest = q.prev
+	} else {
+		q.next.prev = q.prev
+	}
+	if q.prevMate == nil {
+		g.oldest = q.nextMate
+	} else {
+		q.prevMate.nextMate = q.nextMate
+	}
+	if q.nextMate == nil {
+		g.newest = q.prevMate
+	} else {
+		q.nextMate.prevMate = q.prevMate
+	}
+	q.group, q.prev, q.next, q.prevMate, q.nextMate = nil, nil, nil, nil, nil
+	g.cost -= q.cost
+	w.len--
+	w.bytes -= q.bytes
+	if g.oldest == nil {
+		delete(w.groups, g.key)
+		*g = group[In, Out]{}
+		w.spare = g
+	}
+}
+
+// leaveBy is the moment at which a hold of the group ends.
+func (g *group[In, Out]) leaveBy(hold time.Duration) time.Time {
+	by := g.oldest.arrived.Add(hold)
+	if !g.urgent.IsZero() && g.urgent.Before(by) {
+		return g.urgent
+	}
+	return by
+}
+
+// ready reports whether a hold of the group is over: nothing is gained by
+// waiting for a batch that is full, and nothing is allowed after leaveBy.
+func (g *group[In, Out]) ready(now time.Time, l Limits) bool {
+	return g.cost >= l.MaxBatchSize || !now.Before(g.leaveBy(l.BatchWaitTimeout))
+}
+
+// next returns the group that leaves now. If none does, it returns nil and the
+// moment to ask again, which is zero when nothing waits.
+func (w *queue[In, Out]) next(now time.Time, l Limits) (*group[In, Out], time.Time) {
+	if w.oldest == nil {
+		return nil, time.Time{}
+	}
+	if l.BatchWaitTimeout <= 0 {
+		return w.oldest.group, time.Time{}
+	}
+	// A hold is in force: of the groups that are ready, the one with the
+	// oldest query. This runs once a batch, not once a query.
+	var ready *group[In, Out]
+	var again time.Time
+	for _, g := range w.groups {
+		if g.ready(now, l) {
+			if ready == nil || g.oldest.seq < ready.oldest.seq {
+				ready = g
+			}
+		} else if by := g.leaveBy(l.BatchWaitTimeout); again.IsZero() || by.Before(again) {
+			again = by
+		}
+	}
+	return ready, again
+}
+
+// take removes the group's next batch from the queue and says why it has the
+// size it has. Queries that nobody waits for any more go to dropped instead.
+// Only a query admitted before the maximum was lowered below its cost can
+// exceed it; it then goes alone.
+func (w *queue[In, Out]) take(g *group[In, Out], now time.Time, l Limits, dropped *[]*Query[In, Out]) ([]*Query[In, Out], Reason) {
+	held := l.BatchWaitTimeout > 0
+	hurried := held && !g.urgent.IsZero() && now.Before(g.oldest.arrived.Add(l.BatchWaitTimeout))
+	var batch []*Query[In, Out]
+	cost, reason := 0, Free
+	for q := g.oldest; q != nil; {
+		following := q.nextMate
+		switch {
+		case q.dead():
+			w.remove(q)
+			*dropped = append(*dropped, q)
+		case cost+q.cost > l.MaxBatchSize && cost > 0:
+			return batch, Cost
+		default:
+			if batch == nil {
+				batch = make([]*Query[In, Out], 0, min(w.len, l.MaxBatchSize))
+			}
+			w.remove(q)
+			batch = append(batch, q)
+			if cost += q.cost; cost >= l.MaxBatchSize {
+				return batch, Full
+			}
+		}
+		q = following
+	}
+	switch {
+	case hurried:
+		reason = Deadline
+	case held:
+		reason = Timeout
+	case w.len > 0:
+		reason = Key
+	}
+	return batch, reason
+}
