@@ -1,0 +1,111 @@
+package serving
+
+import (
+	"context"
+	"time"
+
+	"github.com/shoalserve/shoal/batch"
+)
+
+// Backend is a named model version that computes calls. A [Pool] is one.
+type Backend interface {
+	Name() string
+	// Kind is the language of the model: "go" or "python".
+	Kind() string
+	Config() Config
+	// Submit admits a call, whose Done is then called exactly once, or refuses it.
+	Submit(*Call) error
+	// Withdraw is [Call.Withdraw].
+	Withdraw(*Call) bool
+	// Update changes the config while queries run; it returns when the new one
+	// is in force.
+	Update(context.Context, Config) error
+	Status() BackendStatus
+	// Close refuses new calls, finishes the accepted ones and stops the
+	// replicas; when ctx ends first, what is left fails.
+	Close(context.Context) error
+}
+
+// Runtime starts replicas of one backend.
+type Runtime[In, Out any] interface {
+	// Start returns when the replica is ready to compute, or with a *LoadError.
+	Start(ctx context.Context, spec ReplicaSpec) (Instance[In, Out], error)
+}
+
+// ReplicaSpec says what to start.
+type ReplicaSpec struct {
+	Backend string
+	Index   int
+	// Config's MaxBatchSize is 0 when nobody chose one.
+	Config Config
+}
+
+// Instance is one running replica.
+type Instance[In, Out any] interface {
+	// Run starts computing a batch and returns soon; the instance completes it.
+	// Once Exited is closed it keeps what it is given, for Stop to fail.
+	Run(*batch.Batch[In, Out])
+	// Batched reports whether the model takes more than one query a call.
+	Batched() bool
+	// PID is the process of the replica.
+	PID() int
+	// Exited is closed when the replica ended by itself; Err then says why.
+	Exited() <-chan struct{}
+	Err() error
+	// Stop ends the replica and fails the batches that it still has. It waits
+	// for a clean end until ctx ends, then forces it.
+	Stop(ctx context.Context) error
+}
+
+// BackendStatus is a backend as operators see it.
+type BackendStatus struct {
+	Name     string          `json:"name"`
+	Kind     string          `json:"kind"`
+	State    State           `json:"state"`
+	Config   Config          `json:"config"`
+	Replicas []ReplicaStatus `json:"replicas"`
+	Queued   int             `json:"queued"`
+	Running  int             `json:"running"`
+	Stats    Stats           `json:"stats"`
+}
+
+// ReplicaStatus is a replica as operators see it.
+type ReplicaStatus struct {
+	Index    int    `json:"index"`
+	State    State  `json:"state"`
+	PID      int    `json:"pid,omitempty"`
+	Restarts int    `json:"restarts"`
+	Error    string `json:"error,omitempty"` // of the last failure
+}
+
+// Stats counts what a backend did.
+type Stats struct {
+	Admitted   uint64            `json:"admitted"`
+	Answered   uint64            `json:"answered"`
+	Refused    uint64            `json:"refused"`
+	Dropped    uint64            `json:"dropped"`
+	Failed     uint64            `json:"failed"`
+	Batches    uint64            `json:"batches"`
+	MeanBatch  float64           `json:"mean_batch"`
+	BatchSizes map[int]uint64    `json:"batch_sizes"`
+	Reasons    map[string]uint64 `json:"reasons"`
+}
+
+// EndpointStatus is an endpoint as operators see it.
+type EndpointStatus struct {
+	Name    string             `json:"name"`
+	Route   string             `json:"route,omitempty"`
+	Methods []string           `json:"methods,omitempty"`
+	Traffic map[string]float64 `json:"traffic"`
+	Shadows map[string]float64 `json:"shadows"`
+	Example *Example           `json:"example,omitempty"`
+}
+
+// Observer is told what a backend does, for metrics. It is called on the way of
+// every query and must be quick.
+type Observer interface {
+	// Batch is told of each batch that was computed.
+	Batch(size int, reason batch.Reason, computed time.Duration)
+	// Queued is told how long each query waited before its batch left.
+	Queued(time.Duration)
+}

@@ -1,0 +1,82 @@
+package serving
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/shoalserve/shoal/batch"
+)
+
+// Call is one query as a front sees it: not yet typed, or never to be. The front
+// fills the fields up to Done, gives the call to [Endpoint.Submit], and reads
+// the rest once Done was called.
+type Call struct {
+	// Context ends the query while it waits; nil means never.
+	Context context.Context
+	Origin  batch.Origin
+	// Request is what a web query brought; nil for API queries.
+	Request *Request
+	// Args is what an API query brought.
+	Args Args
+	// Method names the method of a class to call; empty means the model itself.
+	Method string
+	// ShardKey makes queries with the same key go to the same backend.
+	ShardKey string
+	// Done is called exactly once if Submit returned nil. It must not block.
+	Done func(*Call)
+
+	// Backend is the backend that took the call.
+	Backend Backend
+	// Response is the answer, when Err is nil.
+	Response Response
+	Err      error
+	Trip     batch.Trip
+
+	query batch.Query[*Call, Response] // for backends that compute calls as they are
+	typed any                          // for backends that decode calls first: their query
+}
+
+// Withdraw takes a call that was submitted out of its backend's queue. It
+// reports true if the call had not left for a replica: then it will not run and
+// Done will not be called.
+func (c *Call) Withdraw() bool { return c.Backend.Withdraw(c) }
+
+// Request is a web query.
+type Request struct {
+	ID     string
+	Method string
+	// Target is the path and query as the client sent them.
+	Target string
+	Header http.Header
+	// Body must not be changed once the call was submitted.
+	Body []byte
+}
+
+// Args are the arguments of an API query: bytes that only the model's side
+// reads. See "api head" in docs/protocol.md.
+type Args struct {
+	Head, Payload []byte
+}
+
+// Format tells how an answer's body is to be read. The values are the codes of
+// docs/protocol.md.
+type Format uint8
+
+// The formats of an answer.
+const (
+	JSON   Format = 1
+	Text   Format = 2
+	Bytes  Format = 3
+	Full   Format = 4 // with Status and Header of its own
+	Pickle Format = 6 // for API queries that sent a pickle
+)
+
+// Response is a model's answer.
+type Response struct {
+	Format Format
+	// Status is the HTTP status; 0 means 200.
+	Status int
+	// Header holds what a Full answer sets; nil for the others.
+	Header http.Header
+	Body   []byte
+}

@@ -1,0 +1,191 @@
+package serving
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/agnivade/levenshtein"
+	"github.com/dustin/go-humanize"
+
+	"github.com/shoalserve/shoal/batch"
+)
+
+// Config is how a backend is to be run. Zero fields take their defaults.
+type Config struct {
+	// MaxBatchSize is the most queries in one call. Default 32 for a model
+	// that takes batches, else 1.
+	MaxBatchSize int `json:"max_batch_size"`
+	// BatchWaitTimeout holds a query back so that its batch can fill. Default 0.
+	BatchWaitTimeout Duration `json:"batch_wait_timeout"`
+	// NumReplicas is how many instances run. Default 1.
+	NumReplicas int `json:"num_replicas"`
+	// MaxQueued and MaxQueuedBytes bound what may wait. Default 4096, 256 MiB.
+	MaxQueued      int  `json:"max_queued"`
+	MaxQueuedBytes Size `json:"max_queued_bytes"`
+	// MaxConcurrentBatches is how many batches one replica computes at once.
+	// Default 1.
+	MaxConcurrentBatches int `json:"max_concurrent_batches"`
+	// Timeout bounds the time from a query's arrival at a front to its answer.
+	// Default 60s.
+	Timeout Duration `json:"timeout"`
+	// Env is added to the environment of worker processes.
+	Env map[string]string `json:"env,omitempty"`
+	// ExposeTraceback shows the model's traceback to web callers.
+	ExposeTraceback bool `json:"expose_traceback"`
+}
+
+// DecodeConfig reads a config in JSON on top of base: absent keys keep base's
+// values. An unknown key is an error that names the nearest right one.
+func DecodeConfig(base Config, raw []byte) (Config, error) {
+	c := base
+	c.Env = maps.Clone(base.Env)
+	if len(bytes.TrimSpace(raw)) == 0 {
+		return c, nil
+	}
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &keys); err != nil {
+		return c, Errorf(InvalidArgument, "config: %v", err)
+	}
+	maps.DeleteFunc(keys, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
+	for key, value := range keys {
+		if !slices.Contains(configKeys, key) {
+			return c, Errorf(InvalidArgument, "config: unknown key %q; did you mean %q?", key, nearest(key))
+		}
+		if err := json.Unmarshal(fmt.Appendf(nil, "{%q:%s}", key, value), &c); err != nil {
+			return c, Errorf(InvalidArgument, "config: %s: %v", key, err)
+		}
+	}
+	if env, ok := keys["env"]; ok { // replaced whole, not merged into
+		c.Env = nil
+		if err := json.Unmarshal(env, &c.Env); err != nil {
+			return c, Errorf(InvalidArgument, "config: env: %v", err)
+		}
+	}
+	return c, c.validate(keys)
+}
+
+// validate refuses values that are out of range, among the keys that were set.
+func (c Config) validate(set map[string]json.RawMessage) error {
+	for key, value := range map[string]int64{
+		"max_batch_size": int64(c.MaxBatchSize), "num_replicas": int64(c.NumReplicas), "max_queued": int64(c.MaxQueued),
+		"max_queued_bytes": int64(c.MaxQueuedBytes), "max_concurrent_batches": int64(c.MaxConcurrentBatches),
+		"timeout": int64(c.Timeout),
+	} {
+		if _, ok := set[key]; (ok && value < 1) || value < 0 {
+			return Errorf(InvalidArgument, "config: %s must be at least 1, got %d", key, value)
+		}
+	}
+	if c.BatchWaitTimeout < 0 {
+		return Errorf(InvalidArgument, "config: batch_wait_timeout must not be negative, got %v", time.Duration(c.BatchWaitTimeout))
+	}
+	return nil
+}
+
+// withDefaults fills what nobody chose; batched tells what the model takes.
+func (c Config) withDefaults(batched bool) Config {
+	if c.MaxBatchSize == 0 {
+		c.MaxBatchSize = 1
+		if batched {
+			c.MaxBatchSize = 32
+		}
+	}
+	if c.NumReplicas == 0 {
+		c.NumReplicas = 1
+	}
+	if c.MaxQueued == 0 {
+		c.MaxQueued = 4096
+	}
+	if c.MaxQueuedBytes == 0 {
+		c.MaxQueuedBytes = 256 << 20
+	}
+	if c.MaxConcurrentBatches == 0 {
+		c.MaxConcurrentBatches = 1
+	}
+	if c.Timeout == 0 {
+		c.Timeout = Duration(60 * time.Second)
+	}
+	return c
+}
+
+func (c Config) limits() batch.Limits {
+	return batch.Limits{
+		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: time.Duration(c.BatchWaitTimeout),
+		MaxQueued: c.MaxQueued, MaxQueuedBytes: int64(c.MaxQueuedBytes),
+	}
+}
+
+// needsRestart reports whether a change to next takes new replicas.
+func (c Config) needsRestart(next Config) bool {
+	return c.MaxConcurrentBatches != next.MaxConcurrentBatches || !maps.Equal(c.Env, next.Env)
+}
+
+var configKeys = func() []string {
+	var keys []string
+	for field := range reflect.TypeFor[Config]().Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		keys = append(keys, name)
+	}
+	return keys
+}()
+
+// ConfigKeys lists the keys of a Config.
+func ConfigKeys() []string { return slices.Clone(configKeys) }
+
+func nearest(key string) string {
+	return slices.MinFunc(configKeys, func(a, b string) int {
+		return levenshtein.ComputeDistance(key, a) - levenshtein.ComputeDistance(key, b)
+	})
+}
+
+// Duration is a time span that is written "2ms"; a bare number counts seconds.
+type Duration time.Duration
+
+// MarshalJSON writes the duration as text.
+func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
+
+// UnmarshalJSON reads "2ms" or a number of seconds.
+func (d *Duration) UnmarshalJSON(raw []byte) error {
+	var seconds float64
+	if json.Unmarshal(raw, &seconds) == nil {
+		*d = Duration(seconds * float64(time.Second))
+		return nil
+	}
+	var text string
+	if err := json.Unmarshal(raw, &text); err != nil {
+		return fmt.Errorf("%s is neither a duration such as \"2ms\" nor a number of seconds", raw)
+	}
+	parsed, err := time.ParseDuration(text)
+	if err != nil {
+		return fmt.Errorf("%q is not a duration; write it with a unit, such as \"2ms\" or \"1.5s\"", text)
+	}
+	*d = Duration(parsed)
+	return nil
+}
+
+// Size is a number of bytes that may be written "256MiB".
+type Size int64
+
+// UnmarshalJSON reads a number of bytes or a text such as "256MiB".
+func (s *Size) UnmarshalJSON(raw []byte) error {
+	var n int64
+	if json.Unmarshal(raw, &n) == nil {
+		*s = Size(n)
+		return nil
+	}
+	var text string
+	if err := json.Unmarshal(raw, &text); err != nil {
+		return fmt.Errorf("%s is neither a number of bytes nor a size such as \"256MiB\"", raw)
+	}
+	parsed, err := humanize.ParseBytes(text)
+	if err != nil || parsed > 1<<62 {
+		return fmt.Errorf("%q is not a size; write it as \"256MiB\" or \"1GB\"", text)
+	}
+	*s = Size(parsed)
+	return nil
+}

@@ -1,0 +1,191 @@
+package serving
+
+import (
+	"encoding/json"
+	"hash/fnv"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// Example is a web request that the readiness probe sends to an endpoint.
+type Example struct {
+	Method  string            `json:"method,omitempty"`
+	Query   map[string]any    `json:"query,omitempty"`
+	Headers map[string]string `json:"headers,omitempty"`
+	JSON    json.RawMessage   `json:"json,omitempty"`
+	Text    string            `json:"text,omitempty"`
+}
+
+// EndpointSpec describes a new endpoint.
+type EndpointSpec struct {
+	// Backend takes all of the first traffic.
+	Backend string `json:"backend"`
+	// Route is the exact path of web queries, beginning with "/"; empty for an
+	// endpoint that only handles reach.
+	Route string `json:"route,omitempty"`
+	// Methods are the HTTP methods that the route takes; default GET.
+	Methods []string `json:"methods,omitempty"`
+	// Example, if given, is computed before the server says it is ready.
+	Example *Example `json:"example,omitempty"`
+}
+
+// Endpoint is a snapshot of where the queries of one name go. It never changes;
+// a change of traffic makes a new one.
+type Endpoint struct {
+	Name    string
+	Route   string
+	Methods []string
+	Allow   string // Methods, as the Allow header wants them
+	Example *Example
+
+	registry *Registry
+	traffic  []share
+	shadows  []share
+}
+
+// share is a backend's part of an endpoint's traffic.
+type share struct {
+	backend Backend
+	weight  float64
+	upTo    float64 // the sum of the weights up to and including this one
+}
+
+// Takes reports whether the endpoint's route takes the HTTP method. A route
+// that takes GET takes HEAD too.
+func (e *Endpoint) Takes(method string) bool {
+	return slices.Contains(e.Methods, method) || (method == http.MethodHead && slices.Contains(e.Methods, http.MethodGet))
+}
+
+// Backends returns the backends that get traffic.
+func (e *Endpoint) Backends() []Backend {
+	var backends []Backend
+	for _, s := range e.traffic {
+		if s.weight > 0 {
+			backends = append(backends, s.backend)
+		}
+	}
+	return backends
+}
+
+// Pick chooses a backend by the traffic's weights: at random, or, with a shard
+// key, always the same one while the traffic stays the same.
+func (e *Endpoint) Pick(shardKey string) Backend {
+	if len(e.traffic) == 1 {
+		return e.traffic[0].backend
+	}
+	draw := e.draw(shardKey)
+	for _, s := range e.traffic {
+		if draw < s.upTo {
+			return s.backend
+		}
+	}
+	return e.traffic[len(e.traffic)-1].backend
+}
+
+func (e *Endpoint) draw(shardKey string) float64 {
+	if shardKey == "" {
+		return rand.Float64()
+	}
+	h := fnv.New64a()
+	h.Write([]byte(shardKey)) // never fails
+	return float64(h.Sum64()) / (1 << 64)
+}
+
+func (e *Endpoint) status() EndpointStatus {
+	s := EndpointStatus{
+		Name: e.Name, Route: e.Route, Methods: e.Methods, Example: e.Example,
+		Traffic: map[string]float64{}, Shadows: map[string]float64{},
+	}
+	for _, share := range e.traffic {
+		s.Traffic[share.backend.Name()] = share.weight
+	}
+	for _, share := range e.shadows {
+		s.Shadows[share.backend.Name()] = share.weight
+	}
+	return s
+}
+
+func (e *Endpoint) uses(backend string) bool {
+	is := func(s share) bool { return s.backend.Name() == backend }
+	return slices.ContainsFunc(e.traffic, is) || slices.ContainsFunc(e.shadows, is)
+}
+
+// replaced returns the endpoint with one backend exchanged for its new version.
+func (e *Endpoint) replaced(next Backend) *Endpoint {
+	swap := func(shares []share) []share {
+		shares = slices.Clone(shares)
+		for i := range shares {
+			if shares[i].backend.Name() == next.Name() {
+				shares[i].backend = next
+			}
+		}
+		return shares
+	}
+	c := *e
+	c.traffic, c.shadows = swap(e.traffic), swap(e.shadows)
+	return &c
+}
+
+// newTraffic checks weights and lays them out in the order of the names.
+func newTraffic(weights map[string]float64, backends map[string]Backend) ([]share, error) {
+	if len(weights) == 0 {
+		return nil, Errorf(InvalidArgument, "traffic: no backend given")
+	}
+	var shares []share
+	sum := 0.0
+	for name, weight := range weights {
+		backend, ok := backends[name]
+		if !ok {
+			return nil, backendNotFound(name, backends)
+		}
+		if weight < 0 || math.IsNaN(weight) {
+			return nil, Errorf(InvalidArgument, "traffic: weight of backend %q must be between 0 and 1, got %v", name, weight)
+		}
+		shares = append(shares, share{backend: backend, weight: weight})
+	}
+	slices.SortFunc(shares, func(a, b share) int { return strings.Compare(a.backend.Name(), b.backend.Name()) })
+	for i := range shares {
+		sum += shares[i].weight
+		shares[i].upTo = sum
+	}
+	if math.Abs(sum-1) > 1e-8 {
+		return nil, Errorf(InvalidArgument, "traffic: weights must sum to 1, got %v", sum)
+	}
+	return shares, nil
+}
+
+var knownMethods = []string{
+	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions,
+}
+
+// check fills the defaults of a spec and refuses what cannot be served.
+func (s *EndpointSpec) check() error {
+	if s.Route != "" {
+		u, err := url.Parse(s.Route)
+		switch {
+		case !strings.HasPrefix(s.Route, "/"):
+			return Errorf(InvalidArgument, "route %q must begin with \"/\"", s.Route)
+		case err != nil || u.Path != s.Route:
+			return Errorf(InvalidArgument, "route %q must be a plain path, without query, fragment or escapes", s.Route)
+		case strings.HasPrefix(s.Route, "/-/"), slices.Contains([]string{"/livez", "/readyz", "/metrics"}, s.Route):
+			return Errorf(InvalidArgument, "route %q is reserved for the server itself", s.Route)
+		}
+	}
+	if len(s.Methods) == 0 {
+		s.Methods = []string{http.MethodGet}
+	}
+	s.Methods = slices.Clone(s.Methods)
+	for i, m := range s.Methods {
+		s.Methods[i] = strings.ToUpper(m)
+		if !slices.Contains(knownMethods, s.Methods[i]) {
+			return Errorf(InvalidArgument, "method %q is none of %s", m, strings.Join(knownMethods, ", "))
+		}
+	}
+	slices.Sort(s.Methods)
+	s.Methods = slices.Compact(s.Methods)
+	return nil
+}

@@ -1,0 +1,137 @@
+package serving
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+
+	"github.com/shoalserve/shoal/batch"
+)
+
+// Prober finds out whether every endpoint that declares an example can compute
+// it, through the same batch path as any query. A backend that has proved
+// itself once is not asked again.
+type Prober struct {
+	registry *Registry
+
+	mu     sync.Mutex
+	proved map[probe]bool
+}
+
+// probe is one thing to prove. Backends and examples are compared by identity:
+// a new version or a new example must prove itself anew.
+type probe struct {
+	backend Backend
+	example *Example
+}
+
+// NewProber returns a Prober for what is deployed in r.
+func NewProber(r *Registry) *Prober {
+	return &Prober{registry: r, proved: make(map[probe]bool)}
+}
+
+// Ready returns nil when every backend that gets traffic has a ready replica
+// and every example was computed; else what is missing.
+func (p *Prober) Ready(ctx context.Context) error {
+	wanted := make(map[probe]string)
+	for _, e := range p.registry.Endpoints() {
+		for _, b := range e.Backends() {
+			if s := b.Status(); s.State != StateReady {
+				return Errorf(Unavailable, "endpoint %q: backend %q is %s", e.Name, b.Name(), s.State)
+			}
+			if e.Example != nil {
+				wanted[probe{b, e.Example}] = e.Name
+			}
+		}
+	}
+	for w, endpoint := range wanted {
+		if err := p.prove(ctx, w); err != nil {
+			return Errorf(Unavailable, "endpoint %q: backend %q did not compute its example: %v", endpoint, w.backend.Name(), err)
+		}
+	}
+	p.forgetAllBut(wanted)
+	return nil
+}
+
+func (p *Prober) prove(ctx context.Context, w probe) error {
+	p.mu.Lock()
+	proved := p.proved[w]
+	p.mu.Unlock()
+	if proved {
+		return nil
+	}
+	request, err := w.example.request()
+	if err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	call := &Call{Context: ctx, Origin: batch.Web, Request: request, Done: func(*Call) { close(done) }}
+	if err := w.backend.Submit(call); err != nil {
+		return err
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if call.Err != nil {
+		return call.Err
+	}
+	if call.Response.Status >= http.StatusBadRequest {
+		return fmt.Errorf("it answered with status %d", call.Response.Status)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.proved[w] = true
+	return nil
+}
+
+func (p *Prober) forgetAllBut(wanted map[probe]string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for w := range p.proved {
+		if _, ok := wanted[w]; !ok {
+			delete(p.proved, w)
+		}
+	}
+}
+
+// request turns an example into the web query that a client would send.
+func (e *Example) request() (*Request, error) {
+	r := &Request{ID: "readiness-probe", Method: e.Method, Target: "/", Header: make(http.Header)}
+	values := make(url.Values)
+	for name, value := range e.Query {
+		values.Set(name, fmt.Sprint(value))
+	}
+	if len(values) > 0 {
+		r.Target += "?" + values.Encode()
+	}
+	switch {
+	case e.JSON != nil && e.Text != "":
+		return nil, Errorf(InvalidArgument, "an example has json or text, not both")
+	case e.JSON != nil:
+		if !json.Valid(e.JSON) {
+			return nil, Errorf(InvalidArgument, "the example's json is not JSON")
+		}
+		r.Body = e.JSON
+		r.Header.Set("Content-Type", "application/json")
+	case e.Text != "":
+		r.Body = []byte(e.Text)
+		r.Header.Set("Content-Type", "text/plain; charset=utf-8")
+	}
+	for name, value := range e.Headers {
+		r.Header.Set(name, value)
+	}
+	if r.Method == "" {
+		r.Method = http.MethodGet
+		if r.Body != nil {
+			r.Method = http.MethodPost
+		}
+	}
+	r.Method = strings.ToUpper(r.Method)
+	return r, nil
+}

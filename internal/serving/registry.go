@@ -1,0 +1,438 @@
+package serving
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/agnivade/levenshtein"
+
+	"github.com/shoalserve/shoal/batch"
+)
+
+// Registry is all that is deployed. Queries read an immutable table; each
+// change makes a new one, so that a query sees all of a change or none of it.
+type Registry struct {
+	table atomic.Pointer[table]
+
+	mu        sync.Mutex // guards changes of the table, and closed
+	closed    bool
+	deploying keyedMutex     // one deploy of a name at a time
+	retiring  sync.WaitGroup // replaced backends that finish their queries
+	stop      context.CancelCauseFunc
+	ctx       context.Context // ends when retiring backends must give up
+}
+
+type table struct {
+	backends  map[string]Backend
+	endpoints map[string]*Endpoint
+	routes    map[string]*Endpoint
+}
+
+// NewRegistry returns a registry with nothing in it. Close it when done.
+func NewRegistry() *Registry {
+	r := &Registry{}
+	r.ctx, r.stop = context.WithCancelCause(context.Background())
+	r.table.Store(&table{})
+	return r
+}
+
+// Build starts a backend; it is given to [Registry.Deploy].
+type Build func(ctx context.Context) (Backend, error)
+
+// Deploy builds a backend and puts it in place once it is ready. If one of
+// that name exists, it is an AlreadyExists error, or, with replace, the new one
+// takes over its traffic and the old one finishes what it accepted. If the
+// build fails, nothing changes. Deploys of one name follow each other.
+func (r *Registry) Deploy(ctx context.Context, name string, replace bool, build Build) (Backend, error) {
+	if name == "" {
+		return nil, Errorf(InvalidArgument, "a backend needs a name")
+	}
+	defer r.deploying.lock(name)()
+	if _, exists := r.table.Load().backends[name]; exists && !replace {
+		return nil, Errorf(AlreadyExists, "backend %q exists already; give replace to put a new version in its place, or delete it first", name)
+	}
+	next, err := build(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var old Backend
+	err = r.change(func(t *table) error {
+		old = t.backends[name]
+		t.backends[name] = next
+		for _, e := range t.endpoints {
+			if e.uses(name) {
+				t.set(e.replaced(next))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, next.Close(ctx))
+	}
+	if old != nil {
+		r.retire(old)
+	}
+	return next, nil
+}
+
+// retire lets a backend finish in the background what it accepted.
+func (r *Registry) retire(old Backend) {
+	r.retiring.Go(func() {
+		// An error means that Close of the registry ended it early and its
+		// queries were told; there is nobody else to tell.
+		_ = old.Close(r.ctx)
+	})
+}
+
+// Delete removes a backend that no endpoint uses and waits until its queries
+// are answered. A name that does not exist is no error.
+func (r *Registry) Delete(ctx context.Context, name string) error {
+	defer r.deploying.lock(name)()
+	var old Backend
+	err := r.change(func(t *table) error {
+		for _, e := range t.endpoints {
+			if e.uses(name) {
+				return Errorf(InUse, "backend %q is used by endpoint %q; move its traffic and shadow traffic away first", name, e.Name)
+			}
+		}
+		old = t.backends[name]
+		delete(t.backends, name)
+		return nil
+	})
+	if err != nil || old == nil {
+		return err
+	}
+	return old.Close(ctx)
+}
+
+// Backend returns the backend of that name, or a BackendNotFound error.
+func (r *Registry) Backend(name string) (Backend, error) {
+	t := r.table.Load()
+	if b, ok := t.backends[name]; ok {
+		return b, nil
+	}
+	return nil, backendNotFound(name, t.backends)
+}
+
+// UpdateConfig changes a backend's config from the JSON of the keys to change.
+func (r *Registry) UpdateConfig(ctx context.Context, name string, patch []byte) (Backend, error) {
+	defer r.deploying.lock(name)()
+	b, err := r.Backend(name)
+	if err != nil {
+		return nil, err
+	}
+	next, err := DecodeConfig(b.Config(), patch)
+	if err != nil {
+		return nil, err
+	}
+	return b, b.Update(ctx, next)
+}
+
+// CreateEndpoint makes an endpoint. The same endpoint again is no error and
+// reports false.
+func (r *Registry) CreateEndpoint(name string, spec EndpointSpec) (created bool, err error) {
+	if name == "" {
+		return false, Errorf(InvalidArgument, "an endpoint needs a name")
+	}
+	if err := spec.check(); err != nil {
+		return false, err
+	}
+	err = r.change(func(t *table) error {
+		traffic, err := newTraffic(map[string]float64{spec.Backend: 1}, t.backends)
+		if err != nil {
+			return err
+		}
+		if old, ok := t.endpoints[name]; ok {
+			if old.Route == spec.Route && slices.Equal(old.Methods, spec.Methods) {
+				return nil
+			}
+			return Errorf(AlreadyExists, "endpoint %q exists already, with route %q and methods %s", name, old.Route, old.Allow)
+		}
+		if other, ok := t.routes[spec.Route]; ok && spec.Route != "" {
+			return Errorf(AlreadyExists, "route %q belongs to endpoint %q already", spec.Route, other.Name)
+		}
+		created = true
+		t.set(&Endpoint{
+			Name: name, Route: spec.Route, Methods: spec.Methods, Allow: strings.Join(spec.Methods, ", "),
+			Example: spec.Example, registry: r, traffic: traffic,
+		})
+		return nil
+	})
+	return created, err
+}
+
+// DeleteEndpoint removes an endpoint and leaves its backends alone. A name that
+// does not exist is no error.
+func (r *Registry) DeleteEndpoint(name string) error {
+	return r.change(func(t *table) error {
+		if e, ok := t.endpoints[name]; ok {
+			delete(t.endpoints, name)
+			delete(t.routes, e.Route)
+		}
+		return nil
+	})
+}
+
+// SetTraffic splits an endpoint's traffic over backends. Weights are not
+// negative and sum to 1. Shadow traffic stays as it is.
+func (r *Registry) SetTraffic(endpoint string, weights map[string]float64) error {
+	return r.changeEndpoint(endpoint, func(e *Endpoint, t *table) (err error) {
+		e.traffic, err = newTraffic(weights, t.backends)
+		return err
+	})
+}
+
+// Shadow sends a copy of a proportion, 0 to 1, of an endpoint's queries to a
+// backend and drops the answers. 0 stops it.
+func (r *Registry) Shadow(endpoint, backend string, proportion float64) error {
+	if !(proportion >= 0 && proportion <= 1) {
+		return Errorf(InvalidArgument, "shadow traffic: proportion must be between 0 and 1, got %v", proportion)
+	}
+	return r.changeEndpoint(endpoint, func(e *Endpoint, t *table) error {
+		b, ok := t.backends[backend]
+		if !ok {
+			return backendNotFound(backend, t.backends)
+		}
+		e.shadows = slices.DeleteFunc(slices.Clone(e.shadows), func(s share) bool { return s.backend.Name() == backend })
+		if proportion > 0 {
+			e.shadows = append(e.shadows, share{backend: b, weight: proportion})
+		}
+		return nil
+	})
+}
+
+// Endpoint returns the endpoint of that name, or an EndpointNotFound error.
+func (r *Registry) Endpoint(name string) (*Endpoint, error) {
+	t := r.table.Load()
+	if e, ok := t.endpoints[name]; ok {
+		return e, nil
+	}
+	return nil, Errorf(EndpointNotFound, "endpoint %q does not exist%s", name, suggest(name, t.endpoints))
+}
+
+// Route returns the endpoint that serves a path.
+func (r *Registry) Route(path string) (*Endpoint, bool) {
+	e, ok := r.table.Load().routes[path]
+	return e, ok
+}
+
+// Endpoints returns all endpoints in the order of their names.
+func (r *Registry) Endpoints() []*Endpoint {
+	return sorted(r.table.Load().endpoints)
+}
+
+// EndpointStatuses returns the status of all endpoints in the order of their names.
+func (r *Registry) EndpointStatuses() []EndpointStatus {
+	statuses := []EndpointStatus{}
+	for _, e := range r.Endpoints() {
+		statuses = append(statuses, e.status())
+	}
+	return statuses
+}
+
+// EndpointStatus returns the status of one endpoint.
+func (r *Registry) EndpointStatus(name string) (EndpointStatus, error) {
+	e, err := r.Endpoint(name)
+	if err != nil {
+		return EndpointStatus{}, err
+	}
+	return e.status(), nil
+}
+
+// BackendStatuses returns the status of all backends in the order of their names.
+func (r *Registry) BackendStatuses() []BackendStatus {
+	statuses := []BackendStatus{}
+	for _, b := range sorted(r.table.Load().backends) {
+		statuses = append(statuses, b.Status())
+	}
+	return statuses
+}
+
+// Close refuses new queries and changes, finishes the accepted queries and
+// stops every replica. When ctx ends first, what is left fails.
+func (r *Registry) Close(ctx context.Context) error {
+	r.mu.Lock()
+	r.closed = true
+	backends := r.table.Load().backends
+	r.mu.Unlock()
+	defer context.AfterFunc(ctx, func() { r.stop(context.Cause(ctx)) })()
+
+	errs := make([]error, len(backends))
+	var closing sync.WaitGroup
+	for i, b := range sorted(backends) {
+		closing.Go(func() { errs[i] = b.Close(ctx) })
+	}
+	closing.Wait()
+	r.retiring.Wait()
+	r.stop(nil)
+	return errors.Join(errs...)
+}
+
+// Submit brings a call to the backend that the traffic chooses, and copies of
+// it to the shadows. Its errors are those of [Backend.Submit].
+func (e *Endpoint) Submit(call *Call) error {
+	for {
+		call.Backend = e.Pick(call.ShardKey)
+		err := call.Backend.Submit(call)
+		if err == nil {
+			e.shadow(call)
+			return nil
+		}
+		// The backend may have been replaced since this snapshot was taken.
+		if !errors.Is(err, batch.ErrDraining) {
+			return err
+		}
+		now, lookup := e.registry.Endpoint(e.Name)
+		if lookup != nil || now == e {
+			return err
+		}
+		e = now
+	}
+}
+
+// shadow submits copies whose answers nobody sees. Shadows have what time the
+// backend's own timeout allows, not the caller's: he may have left.
+func (e *Endpoint) shadow(call *Call) {
+	for _, s := range e.shadows {
+		if rand.Float64() >= s.weight {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(s.backend.Config().Timeout))
+		copied := &Call{
+			Context: ctx, Origin: call.Origin, Request: call.Request, Args: call.Args, Method: call.Method,
+			Done: func(*Call) { cancel() },
+		}
+		if s.backend.Submit(copied) != nil {
+			cancel() // a shadow that is full or closing is counted in its own metrics
+		}
+	}
+}
+
+// change applies f to a copy of the table and puts it in place if f succeeds.
+func (r *Registry) change(f func(*table) error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return Errorf(Draining, "the server is shutting down and takes no changes")
+	}
+	old := r.table.Load()
+	next := &table{backends: clone(old.backends), endpoints: clone(old.endpoints), routes: clone(old.routes)}
+	if err := f(next); err != nil {
+		return err
+	}
+	r.table.Store(next)
+	return nil
+}
+
+func (r *Registry) changeEndpoint(name string, f func(*Endpoint, *table) error) error {
+	return r.change(func(t *table) error {
+		old, ok := t.endpoints[name]
+		if !ok {
+			return Errorf(EndpointNotFound, "endpoint %q does not exist%s", name, suggest(name, t.endpoints))
+		}
+		next := *old
+		if err := f(&next, t); err != nil {
+			return fmt.Errorf("endpoint %q: %w", name, err)
+		}
+		t.set(&next)
+		return nil
+	})
+}
+
+func (t *table) set(e *Endpoint) {
+	t.endpoints[e.Name] = e
+	if e.Route != "" {
+		t.routes[e.Route] = e
+	}
+}
+
+func backendNotFound(name string, backends map[string]Backend) error {
+	return Errorf(BackendNotFound, "backend %q does not exist%s", name, suggest(name, backends))
+}
+
+// suggest names the entry whose name is nearest, when it is near.
+func suggest[V any](name string, entries map[string]V) string {
+	best, distance := "", len(name)/2+1
+	for other := range entries {
+		if d := levenshtein.ComputeDistance(name, other); d < distance {
+			best, distance = other, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %q?", best)
+}
+
+func clone[V any](m map[string]V) map[string]V {
+	if m == nil {
+		return make(map[string]V)
+	}
+	return maps.Clone(m)
+}
+
+func sorted[V any](m map[string]V) []V {
+	values := make([]V, 0, len(m))
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		values = append(values, m[key])
+	}
+	return values
+}
+
+// keyedMutex is a mutex for each key.
+type keyedMutex struct {
+	mu    sync.Mutex
+	locks map[string]*keyLock
+}
+
+type keyLock struct {
+	sync.Mutex
+	users int
+}
+
+// lock locks the key's mutex and returns its unlock.
+func (k *keyedMutex) lock(key string) func() {
+	k.mu.Lock()
+	if k.locks == nil {
+		k.locks = make(map[string]*keyLock)
+	}
+	l := k.locks[key]
+	if l == nil {
+		l = &keyLock{}
+		k.locks[key] = l
+	}
+	l.users++
+	k.mu.Unlock()
+	l.Lock()
+	return func() {
+		l.Unlock()
+		k.mu.Lock()
+		if l.users--; l.users == 0 {
+			delete(k.locks, key)
+		}
+		k.mu.Unlock()
+	}
+}
+
+// Routes lists the endpoint name of every route, for people who look around.
+func (r *Registry) Routes() map[string]RouteInfo {
+	routes := make(map[string]RouteInfo)
+	for path, e := range r.table.Load().routes {
+		routes[path] = RouteInfo{Endpoint: e.Name, Methods: e.Methods}
+	}
+	return routes
+}
+
+// RouteInfo is one line of the list of routes.
+type RouteInfo struct {
+	Endpoint string   `json:"endpoint"`
+	Methods  []string `json:"methods"`
+}

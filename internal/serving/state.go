@@ -1,0 +1,17 @@
+package serving
+
+// State is where a replica, or a backend as the sum of its replicas, stands.
+//
+//	starting ──▶ ready ──▶ draining ──▶ stopped
+//	   ▲           │
+//	   └── failed ◀┘ (a replica that died waits in failed before it starts anew)
+type State string
+
+// The states of a replica. A backend is ready while one of its replicas is.
+const (
+	StateStarting State = "starting"
+	StateReady    State = "ready"
+	StateFailed   State = "failed"
+	StateDraining State = "draining"
+	StateStopped  State = "stopped"
+)
