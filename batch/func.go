@@ -13,57 +13,96 @@ import (
 // before it is idle.
 type Func[In, Out any] func(ctx context.Context, in []In) ([]Out, error)
 
-// FuncReplica runs a Func on goroutines of its own.
-type FuncReplica[In, Out any] struct {
-	replica *Replica[In, Out]
-	work    chan *Batch[In, Out]
-	cancel  context.CancelCauseFunc
-	running sync.WaitGroup
-	stop    sync.Once
-}
-
 // ErrStopped is the cause of the context's end in a Func whose replica was
 // stopped without waiting for it.
 var ErrStopped = errors.New("replica stopped")
 
-// AttachFunc attaches a replica that computes up to slots batches at a time
-// with fn. Stop it with [FuncReplica.Stop].
-func (b *Batcher[In, Out]) AttachFunc(slots int, fn Func[In, Out]) *FuncReplica[In, Out] {
+// Runner computes batches with a Func, on goroutines of its own.
+type Runner[In, Out any] struct {
+	cancel context.CancelCauseFunc
+	done   chan struct{} // closed when the goroutines have ended
+
+	mu     sync.Mutex // guards sends to and the closing of work
+	closed bool
+	work   chan *Batch[In, Out]
+}
+
+// NewRunner returns a Runner that computes up to slots batches at a time. Its
+// Run is to be given to [Batcher.Attach] with as many slots.
+func NewRunner[In, Out any](slots int, fn Func[In, Out]) *Runner[In, Out] {
 	slots = max(1, slots)
 	ctx, cancel := context.WithCancelCause(context.Background())
-	f := &FuncReplica[In, Out]{work: make(chan *Batch[In, Out], slots), cancel: cancel}
+	// The channel has room for every slot, so that handing over never blocks.
+	r := &Runner[In, Out]{work: make(chan *Batch[In, Out], slots), cancel: cancel, done: make(chan struct{})}
 	contexts := [...]context.Context{API: withOrigin(ctx, API), Web: withOrigin(ctx, Web)}
+	var running sync.WaitGroup
 	for range slots {
-		f.running.Go(func() {
-			for batch := range f.work {
-				batch.Finish(protect(contexts[batch.Origin], fn, batch.Inputs()))
+		running.Go(func() {
+			for b := range r.work {
+				b.Finish(protect(contexts[b.Origin], fn, b.Inputs()))
 			}
 		})
 	}
-	// The channel has room for every slot, so that handing over never blocks.
-	f.replica = b.Attach(slots, func(batch *Batch[In, Out]) { f.work <- batch })
-	return f
+	go func() {
+		running.Wait()
+		cancel(ErrStopped)
+		close(r.done)
+	}()
+	return r
 }
 
-// Stop detaches the replica, waits for the batches it has, and returns when
-// its goroutines have ended. If ctx ends first, the Func's context ends and
-// Stop returns the cause without waiting longer.
-func (f *FuncReplica[In, Out]) Stop(ctx context.Context) error {
-	idle := f.replica.Detach()
+// Run hands over a batch. After Stop its queries fail with ErrStopped.
+func (r *Runner[In, Out]) Run(b *Batch[In, Out]) {
+	r.mu.Lock()
+	stopped := r.closed
+	if !stopped {
+		r.work <- b
+	}
+	r.mu.Unlock()
+	if stopped {
+		b.Finish(nil, ErrStopped)
+	}
+}
+
+// Stop waits for the batches that were handed over. If ctx ends first, the
+// Func's context ends and Stop returns the cause without waiting longer.
+func (r *Runner[In, Out]) Stop(ctx context.Context) error {
+	r.mu.Lock()
+	if !r.closed {
+		r.closed = true
+		close(r.work)
+	}
+	r.mu.Unlock()
 	select {
-	case <-idle:
-		f.stop.Do(func() { close(f.work) })
-		f.running.Wait()
-		f.cancel(ErrStopped)
+	case <-r.done:
 		return nil
 	case <-ctx.Done():
-		f.cancel(ErrStopped)
-		go func() { // ends with the Func, which now has been told to
-			<-idle
-			f.stop.Do(func() { close(f.work) })
-		}()
+		r.cancel(ErrStopped)
 		return context.Cause(ctx)
 	}
+}
+
+// FuncReplica is a Func that is attached to a Batcher.
+type FuncReplica[In, Out any] struct {
+	replica *Replica[In, Out]
+	runner  *Runner[In, Out]
+}
+
+// AttachFunc attaches a replica that computes up to slots batches at a time
+// with fn. Stop it with [FuncReplica.Stop].
+func (b *Batcher[In, Out]) AttachFunc(slots int, fn Func[In, Out]) *FuncReplica[In, Out] {
+	runner := NewRunner(slots, fn)
+	return &FuncReplica[In, Out]{replica: b.Attach(slots, runner.Run), runner: runner}
+}
+
+// Stop detaches the replica and waits for the batches it has, as
+// [Runner.Stop] does.
+func (f *FuncReplica[In, Out]) Stop(ctx context.Context) error {
+	select {
+	case <-f.replica.Detach():
+	case <-ctx.Done():
+	}
+	return f.runner.Stop(ctx)
 }
 
 // protect calls a model and turns a panic into an error.

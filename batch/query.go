@@ -76,7 +76,7 @@ type Query[In, Out any] struct {
 	cost    int
 	bytes   int64
 	arrived time.Time
-	seq     uint64 // place in the order of arrival
+	seq     uint64          // place in the order of arrival
 	split   *split[In, Out] // set on a query that was cut into parts
 
 	// Set while the query waits: its group, and its neighbours in the order of
