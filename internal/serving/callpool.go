@@ -1,0 +1,101 @@
+package serving
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/shoalserve/shoal/batch"
+)
+
+// CallPool is a backend whose model takes calls as they are, such as a Python
+// worker.
+type CallPool struct{ *Pool[*Call, Response] }
+
+// NewCallPool is [NewPool] for such a model.
+func NewCallPool(ctx context.Context, name string, model Model[*Call, Response], config Config, deps Deps) (CallPool, error) {
+	p, err := NewPool(ctx, name, model, config, deps)
+	return CallPool{p}, err
+}
+
+// Submit implements [Backend].
+func (p CallPool) Submit(c *Call) error {
+	q := &c.query
+	q.Context, q.In, q.Origin, q.Done = c.Context, c, c.Origin, answered
+	return p.SubmitQuery(q)
+}
+
+// Withdraw implements [Backend].
+func (p CallPool) Withdraw(c *Call) bool { return p.WithdrawQuery(&c.query) }
+
+func answered(q *batch.Query[*Call, Response]) {
+	c := q.In
+	c.Response, c.Err, c.Trip = q.Out, q.Err, q.Trip
+	c.Done(c)
+}
+
+// Codec brings calls to a typed model and its answers back.
+type Codec[In, Out any] struct {
+	// Decode reads the model's input from a call; its error is the caller's fault.
+	Decode func(*Call) (In, error)
+	// Encode writes the model's output as the answer to the call.
+	Encode func(*Call, Out) (Response, error)
+}
+
+// TypedPool is a backend whose model takes values of a Go type. Handles of that
+// type reach its [Pool] directly; calls are decoded.
+type TypedPool[In, Out any] struct {
+	*Pool[In, Out]
+	codec Codec[In, Out]
+}
+
+// NewTypedPool is [NewPool] with a codec.
+func NewTypedPool[In, Out any](ctx context.Context, name string, model Model[In, Out], codec Codec[In, Out], config Config, deps Deps) (*TypedPool[In, Out], error) {
+	p, err := NewPool(ctx, name, model, config, deps)
+	if err != nil {
+		return nil, err
+	}
+	return &TypedPool[In, Out]{p, codec}, nil
+}
+
+// typedCall is a call and the typed query it was decoded to.
+type typedCall[In, Out any] struct {
+	query batch.Query[In, Out]
+	call  *Call
+	pool  *TypedPool[In, Out]
+}
+
+// Submit implements [Backend].
+func (p *TypedPool[In, Out]) Submit(c *Call) error {
+	in, err := guard(func() (In, error) { return p.codec.Decode(c) })
+	if err != nil {
+		return err
+	}
+	t := &typedCall[In, Out]{call: c, pool: p}
+	t.query = batch.Query[In, Out]{Context: c.Context, In: in, Origin: c.Origin, Done: t.answered}
+	c.typed = t
+	return p.SubmitQuery(&t.query)
+}
+
+// Withdraw implements [Backend].
+func (p *TypedPool[In, Out]) Withdraw(c *Call) bool {
+	return p.WithdrawQuery(&c.typed.(*typedCall[In, Out]).query)
+}
+
+func (t *typedCall[In, Out]) answered(q *batch.Query[In, Out]) {
+	c := t.call
+	c.Trip = q.Trip
+	if c.Err = ModelFailure(t.pool.Name(), q.Err, q.Trip); c.Err == nil {
+		c.Response, c.Err = guard(func() (Response, error) { return t.pool.codec.Encode(c, q.Out) })
+	}
+	c.Done(c)
+}
+
+// guard calls a codec and turns its panic into an error of this query.
+func guard[T any](f func() (T, error)) (v T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("codec panicked: %v", p)
+		}
+	}()
+	return f()
+}

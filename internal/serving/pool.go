@@ -1,0 +1,265 @@
+package serving
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/shoalserve/shoal/batch"
+)
+
+// Model is what a [Pool] runs.
+type Model[In, Out any] struct {
+	// Kind is the language: "go" or "python".
+	Kind    string
+	Runtime Runtime[In, Out]
+	// Key, Cost, Size, Split and Join are those of [batch.Options].
+	Key   func(In) string
+	Cost  func(In) int
+	Size  func(In) int64
+	Split func(in In, max int) []In
+	Join  func([]Out) (Out, error)
+}
+
+// Pool is a backend: one batcher, and the replicas that pull from it.
+type Pool[In, Out any] struct {
+	name    string
+	kind    string
+	runtime Runtime[In, Out]
+	batcher *batch.Batcher[In, Out]
+	log     *slog.Logger
+	batched bool // the model takes more than one query a call
+
+	config  atomic.Pointer[Config]
+	closing atomic.Bool
+
+	mu       sync.Mutex // held while the config or the set of replicas changes
+	replicas []*replica[In, Out]
+
+	statusMu sync.Mutex // guards shown, so that Status never waits for a change
+	shown    []*replica[In, Out]
+}
+
+// Deps are what a pool is given by the server around it. All may be nil.
+type Deps struct {
+	Observer Observer
+	Logger   *slog.Logger
+}
+
+// NewPool starts a backend's replicas and returns when all are ready. If one
+// cannot start, it stops the others and returns the *LoadError.
+func NewPool[In, Out any](ctx context.Context, name string, model Model[In, Out], config Config, deps Deps) (*Pool[In, Out], error) {
+	log := deps.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	p := &Pool[In, Out]{name: name, kind: model.Kind, runtime: model.Runtime, log: log.With("backend", name)}
+	first := p.indices(max(1, config.NumReplicas))
+	instances, err := p.start(ctx, config, first)
+	if err != nil {
+		return nil, err
+	}
+	p.batched = instances[0].Batched()
+	if err := p.checkBatchSize(config); err != nil {
+		return nil, errors.Join(err, stopAll(ctx, instances))
+	}
+	config = config.withDefaults(p.batched)
+	p.config.Store(&config)
+	p.batcher = batch.New(batch.Options[In, Out]{
+		Limits: config.limits(), Name: name,
+		Key: model.Key, Cost: model.Cost, Size: model.Size, Split: model.Split, Join: model.Join,
+		OnBatch: onBatch[In, Out](deps.Observer),
+	})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.adopt(instances, first)
+	return p, nil
+}
+
+func onBatch[In, Out any](o Observer) func(*batch.Batch[In, Out]) {
+	if o == nil {
+		return nil
+	}
+	return func(b *batch.Batch[In, Out]) {
+		o.Batch(len(b.Queries), b.Reason, b.Computed)
+		for _, q := range b.Queries {
+			o.Queued(q.Trip.Queued)
+		}
+	}
+}
+
+// start starts one instance for each index, all at once, or none.
+func (p *Pool[In, Out]) start(ctx context.Context, config Config, indices []int) ([]Instance[In, Out], error) {
+	instances := make([]Instance[In, Out], len(indices))
+	errs := make([]error, len(indices))
+	var starting sync.WaitGroup
+	for i, index := range indices {
+		starting.Go(func() {
+			instances[i], errs[i] = p.runtime.Start(ctx, ReplicaSpec{Backend: p.name, Index: index, Config: config})
+		})
+	}
+	starting.Wait()
+	for _, err := range errs {
+		if err != nil {
+			// One failure tells what is wrong; replicas of one model fail alike.
+			return nil, errors.Join(err, stopAll(ctx, instances))
+		}
+	}
+	return instances, nil
+}
+
+func stopAll[In, Out any](ctx context.Context, instances []Instance[In, Out]) error {
+	var errs []error
+	for _, instance := range instances {
+		if instance != nil {
+			errs = append(errs, instance.Stop(ctx))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *Pool[In, Out]) checkBatchSize(c Config) error {
+	if p.batched || c.MaxBatchSize <= 1 {
+		return nil
+	}
+	return Errorf(InvalidArgument, "backend %q: max_batch_size is %d, but the model takes one query at a time; mark it with accept_batch, or give a batch function", p.name, c.MaxBatchSize)
+}
+
+// adopt puts started instances to work. mu is held.
+func (p *Pool[In, Out]) adopt(instances []Instance[In, Out], indices []int) {
+	for i, instance := range instances {
+		r := newReplica(p, indices[i])
+		p.replicas = append(p.replicas, r)
+		go r.supervise(instance) // ends when the replica is stopped; stop waits for it
+	}
+	p.show()
+}
+
+func (p *Pool[In, Out]) show() {
+	p.statusMu.Lock()
+	p.shown = slices.Clone(p.replicas)
+	p.statusMu.Unlock()
+}
+
+// indices returns the n smallest numbers that no replica has. mu is held.
+func (p *Pool[In, Out]) indices(n int) []int {
+	var free []int
+	for i := 0; len(free) < n; i++ {
+		if !slices.ContainsFunc(p.replicas, func(r *replica[In, Out]) bool { return r.index == i }) {
+			free = append(free, i)
+		}
+	}
+	return free
+}
+
+// Name implements [Backend].
+func (p *Pool[In, Out]) Name() string { return p.name }
+
+// Kind implements [Backend].
+func (p *Pool[In, Out]) Kind() string { return p.kind }
+
+// Config implements [Backend].
+func (p *Pool[In, Out]) Config() Config { return *p.config.Load() }
+
+// SubmitQuery admits a typed query, as [batch.Batcher.Submit] does.
+func (p *Pool[In, Out]) SubmitQuery(q *batch.Query[In, Out]) error { return p.batcher.Submit(q) }
+
+// WithdrawQuery takes a typed query back, as [batch.Batcher.Withdraw] does.
+func (p *Pool[In, Out]) WithdrawQuery(q *batch.Query[In, Out]) bool { return p.batcher.Withdraw(q) }
+
+// Do computes one typed query, as [batch.Batcher.Do] does.
+func (p *Pool[In, Out]) Do(ctx context.Context, in In) (Out, error) { return p.batcher.Do(ctx, in) }
+
+// Update implements [Backend]. New replicas start before old ones stop, so that
+// queries always find one; if they cannot start, nothing changes.
+func (p *Pool[In, Out]) Update(ctx context.Context, next Config) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closing.Load() {
+		return fmt.Errorf("backend %q: %w", p.name, batch.ErrDraining)
+	}
+	if err := p.checkBatchSize(next); err != nil {
+		return err
+	}
+	next = next.withDefaults(p.batched)
+	keep, surplus := p.replicas, []*replica[In, Out](nil)
+	if p.Config().needsRestart(next) {
+		keep, surplus = nil, p.replicas
+	} else if len(keep) > next.NumReplicas {
+		keep, surplus = keep[:next.NumReplicas], keep[next.NumReplicas:]
+	}
+	fresh := p.indices(next.NumReplicas - len(keep))
+	instances, err := p.start(ctx, next, fresh)
+	if err != nil {
+		return err
+	}
+	p.config.Store(&next)
+	p.batcher.Update(next.limits())
+	p.replicas = slices.Clone(keep)
+	p.adopt(instances, fresh)
+	return stopReplicas(ctx, surplus)
+}
+
+// Close implements [Backend].
+func (p *Pool[In, Out]) Close(ctx context.Context) error {
+	p.closing.Store(true)
+	drained := p.batcher.Drain(ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	replicas := p.replicas
+	p.replicas = nil
+	return errors.Join(drained, stopReplicas(ctx, replicas))
+}
+
+func stopReplicas[In, Out any](ctx context.Context, replicas []*replica[In, Out]) error {
+	errs := make([]error, len(replicas))
+	var stopping sync.WaitGroup
+	for i, r := range replicas {
+		stopping.Go(func() { errs[i] = r.stop(ctx) })
+	}
+	stopping.Wait()
+	return errors.Join(errs...)
+}
+
+// Status implements [Backend].
+func (p *Pool[In, Out]) Status() BackendStatus {
+	counts := p.batcher.Stats()
+	s := BackendStatus{
+		Name: p.name, Kind: p.kind, State: StateStarting, Config: p.Config(), Replicas: []ReplicaStatus{},
+		Queued: counts.Queued, Running: counts.Running, Stats: newStats(counts),
+	}
+	p.statusMu.Lock()
+	shown := p.shown
+	p.statusMu.Unlock()
+	for _, r := range shown {
+		status := r.status()
+		s.Replicas = append(s.Replicas, status)
+		if status.State == StateReady || (status.State == StateFailed && s.State != StateReady) {
+			s.State = status.State
+		}
+	}
+	if p.closing.Load() {
+		s.State = StateDraining
+	}
+	return s
+}
+
+func newStats(s batch.Stats) Stats {
+	stats := Stats{
+		Admitted: s.Admitted, Answered: s.Answered, Refused: s.Refused, Dropped: s.Dropped, Failed: s.Failed,
+		Batches: s.Batches, BatchSizes: s.Sizes, Reasons: make(map[string]uint64),
+	}
+	if s.Batches > 0 {
+		stats.MeanBatch = float64(s.Answered+s.Failed) / float64(s.Batches)
+	}
+	for _, reason := range batch.Reasons() {
+		if n := s.Reasons[reason]; n > 0 {
+			stats.Reasons[reason.String()] = n
+		}
+	}
+	return stats
+}
