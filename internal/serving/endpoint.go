@@ -1,7 +1,9 @@
 package serving
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
@@ -9,6 +11,9 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/shoalserve/shoal/batch"
 )
 
 // Example is a web request that the readiness probe sends to an endpoint.
@@ -93,6 +98,57 @@ func (e *Endpoint) draw(shardKey string) float64 {
 	h := fnv.New64a()
 	h.Write([]byte(shardKey)) // never fails
 	return float64(h.Sum64()) / (1 << 64)
+}
+
+// Try calls submit with the backend that the traffic chooses. If that backend
+// is draining because it was replaced since this snapshot was taken, it tries
+// again with the one that took its place.
+func (e *Endpoint) Try(shardKey string, submit func(Backend) error) error {
+	for {
+		err := submit(e.Pick(shardKey))
+		if err == nil || !errors.Is(err, batch.ErrDraining) {
+			return err
+		}
+		now, lookup := e.registry.Endpoint(e.Name)
+		if lookup != nil || now == e {
+			return err
+		}
+		e = now
+	}
+}
+
+// Shadows calls submit for each backend that is to get a copy of a query. The
+// context has what time that backend allows, not the caller's, who may leave
+// earlier; submit sees to it that cancel is called when the copy is done with.
+func (e *Endpoint) Shadows(submit func(ctx context.Context, cancel context.CancelFunc, b Backend)) {
+	for _, s := range e.shadows {
+		if rand.Float64() < s.weight {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Duration(s.backend.Config().Timeout))
+			submit(ctx, cancel, s.backend)
+		}
+	}
+}
+
+// Submit brings a call to the backend that the traffic chooses, and copies of
+// it to the shadows. Its errors are those of [Backend.Submit].
+func (e *Endpoint) Submit(call *Call) error {
+	err := e.Try(call.ShardKey, func(b Backend) error {
+		call.Backend = b
+		return b.Submit(call)
+	})
+	if err != nil || len(e.shadows) == 0 {
+		return err
+	}
+	e.Shadows(func(ctx context.Context, cancel context.CancelFunc, b Backend) {
+		copied := &Call{
+			Context: ctx, Origin: call.Origin, Request: call.Request, Args: call.Args, Method: call.Method,
+			Backend: b, Done: func(*Call) { cancel() },
+		}
+		if b.Submit(copied) != nil {
+			cancel() // a shadow that is full counts it in its own metrics
+		}
+	})
+	return nil
 }
 
 func (e *Endpoint) status() EndpointStatus {

@@ -5,16 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/agnivade/levenshtein"
-
-	"github.com/shoalserve/shoal/batch"
 )
 
 // Registry is all that is deployed. Queries read an immutable table; each
@@ -274,46 +270,6 @@ func (r *Registry) Close(ctx context.Context) error {
 	r.retiring.Wait()
 	r.stop(nil)
 	return errors.Join(errs...)
-}
-
-// Submit brings a call to the backend that the traffic chooses, and copies of
-// it to the shadows. Its errors are those of [Backend.Submit].
-func (e *Endpoint) Submit(call *Call) error {
-	for {
-		call.Backend = e.Pick(call.ShardKey)
-		err := call.Backend.Submit(call)
-		if err == nil {
-			e.shadow(call)
-			return nil
-		}
-		// The backend may have been replaced since this snapshot was taken.
-		if !errors.Is(err, batch.ErrDraining) {
-			return err
-		}
-		now, lookup := e.registry.Endpoint(e.Name)
-		if lookup != nil || now == e {
-			return err
-		}
-		e = now
-	}
-}
-
-// shadow submits copies whose answers nobody sees. Shadows have what time the
-// backend's own timeout allows, not the caller's: he may have left.
-func (e *Endpoint) shadow(call *Call) {
-	for _, s := range e.shadows {
-		if rand.Float64() >= s.weight {
-			continue
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(s.backend.Config().Timeout))
-		copied := &Call{
-			Context: ctx, Origin: call.Origin, Request: call.Request, Args: call.Args, Method: call.Method,
-			Done: func(*Call) { cancel() },
-		}
-		if s.backend.Submit(copied) != nil {
-			cancel() // a shadow that is full or closing is counted in its own metrics
-		}
-	}
 }
 
 // change applies f to a copy of the table and puts it in place if f succeeds.

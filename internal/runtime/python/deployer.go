@@ -1,0 +1,80 @@
+package python
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+
+	"github.com/shoalserve/shoal/internal/serving"
+)
+
+// Options are what all Python backends of a server share.
+type Options struct {
+	// SDKDir holds the package shoal for interpreters that have none installed.
+	SDKDir string
+	// Interpreter is the Python that runs backends which name none; default "python3".
+	Interpreter string
+	// Log gets each line that a worker writes; stream is "stdout" or "stderr".
+	Log func(backend string, replica int, stream, line string)
+	// Observer returns where a backend's metrics go.
+	Observer func(backend string) serving.Observer
+	Logger   *slog.Logger
+}
+
+// Deployer makes backends of Python models.
+type Deployer struct{ opts Options }
+
+// NewDeployer returns a Deployer; the zero Options are usable.
+func NewDeployer(opts Options) *Deployer {
+	opts.Interpreter = cmp.Or(opts.Interpreter, "python3")
+	if opts.Log == nil {
+		opts.Log = func(string, int, string, string) {}
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Deployer{opts}
+}
+
+// Backend starts a backend's workers and returns when all are ready. A model
+// that cannot be imported or constructed is a *serving.LoadError with its traceback.
+func (d *Deployer) Backend(ctx context.Context, name string, spec Spec, config serving.Config) (serving.Backend, error) {
+	if err := spec.check(); err != nil {
+		return nil, err
+	}
+	deps := serving.Deps{Logger: d.opts.Logger}
+	if d.opts.Observer != nil {
+		deps.Observer = d.opts.Observer(name)
+	}
+	model := serving.Model[*serving.Call, serving.Response]{
+		Kind:    "python",
+		Runtime: &runtime{spec: spec, opts: d.opts},
+		Key:     func(c *serving.Call) string { return c.Method },
+		Size:    size,
+	}
+	pool, err := serving.NewCallPool(ctx, name, model, config, deps)
+	if err != nil {
+		return nil, err
+	}
+	return pool, nil
+}
+
+func size(c *serving.Call) int64 {
+	n := len(c.Args.Head) + len(c.Args.Payload)
+	if c.Request != nil {
+		n += len(c.Request.Body) + len(c.Request.Target)
+	}
+	return int64(n)
+}
+
+func (s Spec) check() error {
+	switch {
+	case s.Source.Kind == "pickle" && s.Source.Path == "":
+		return serving.Errorf(serving.InvalidArgument, "a python source of kind \"pickle\" needs the digest of an artifact")
+	case s.Source.Kind == "file" && (s.Source.Path == "" || s.Source.Object == ""):
+		return serving.Errorf(serving.InvalidArgument, "a python source of kind \"file\" needs a path and an object, the name of a function or class in it")
+	case s.Source.Kind != "pickle" && s.Source.Kind != "file":
+		return serving.Errorf(serving.InvalidArgument, "a python source is of kind \"pickle\" or \"file\", not %q", s.Source.Kind)
+	}
+	return nil
+}

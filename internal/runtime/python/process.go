@@ -1,0 +1,251 @@
+package python
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/shoalserve/shoal/internal/serving"
+	"github.com/shoalserve/shoal/internal/wire"
+)
+
+// runtime starts the workers of one backend.
+type runtime struct {
+	spec Spec
+	opts Options
+}
+
+// initFrame is the body of an INIT frame.
+type initFrame struct {
+	Protocol     int      `json:"protocol"`
+	Backend      string   `json:"backend"`
+	Replica      int      `json:"replica"`
+	Source       Source   `json:"source"`
+	Concurrency  int      `json:"concurrency"`
+	MaxBatchSize int      `json:"max_batch_size"`
+	SysPath      []string `json:"sys_path,omitempty"`
+	Cwd          string   `json:"cwd,omitempty"`
+}
+
+// readyFrame is the body of a READY frame.
+type readyFrame struct {
+	Protocol     int    `json:"protocol"`
+	PID          int    `json:"pid"`
+	Python       string `json:"python"`
+	SDK          string `json:"sdk"`
+	AcceptsBatch bool   `json:"accepts_batch"`
+}
+
+// Start implements serving.Runtime.
+func (r *runtime) Start(ctx context.Context, spec serving.ReplicaSpec) (serving.Instance[*serving.Call, serving.Response], error) {
+	p, err := r.spawn(spec)
+	if err != nil {
+		return nil, &serving.LoadError{Backend: spec.Backend, Type: "StartError", Message: err.Error()}
+	}
+	stopKilling := context.AfterFunc(ctx, p.kill)
+	ready, err := r.handshake(p, spec)
+	if !stopKilling() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		p.kill()
+		exit := p.reap()
+		if _, ok := errors.AsType[*serving.LoadError](err); ok {
+			return nil, err
+		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("starting backend %q: %w", spec.Backend, context.Cause(ctx))
+		}
+		return nil, &serving.LoadError{
+			Backend: spec.Backend, Type: "StartError",
+			Message:   fmt.Sprintf("the worker (%s) ended before it was ready: %v", p.cmd.Path, cmp.Or(exit, err)),
+			Traceback: p.stderr.last(),
+		}
+	}
+	return newWorker(p, spec, ready.AcceptsBatch), nil
+}
+
+// handshake sends INIT and waits for READY.
+func (r *runtime) handshake(p *process, spec serving.ReplicaSpec) (readyFrame, error) {
+	var ready readyFrame
+	init := initFrame{
+		Protocol: wire.Version, Backend: spec.Backend, Replica: spec.Index, Source: r.spec.Source,
+		Concurrency: max(1, spec.Config.MaxConcurrentBatches), MaxBatchSize: spec.Config.MaxBatchSize,
+		SysPath: r.spec.SysPath, Cwd: r.spec.Cwd,
+	}
+	body, err := json.Marshal(init)
+	if err != nil {
+		return ready, fmt.Errorf("encoding INIT: %w", err)
+	}
+	frame := append(wire.Begin(nil, wire.Init), body...)
+	if err := wire.End(frame, 0, 0); err != nil {
+		return ready, err
+	}
+	if _, err := p.conn.Write(frame); err != nil {
+		return ready, fmt.Errorf("sending INIT: %w", err)
+	}
+	kind, body, err := wire.Read(p.conn)
+	switch {
+	case err != nil:
+		return ready, fmt.Errorf("waiting for the worker to be ready: %w", err)
+	case kind == wire.Failed:
+		var failure wire.ErrorObject
+		if err := json.Unmarshal(body, &failure); err != nil {
+			return ready, fmt.Errorf("reading the worker's FAILED frame: %w", err)
+		}
+		return ready, &serving.LoadError{Backend: spec.Backend, Type: failure.Type, Message: failure.Message, Traceback: failure.Traceback}
+	case kind != wire.Ready:
+		return ready, fmt.Errorf("the worker answered INIT with a frame of kind %d", kind)
+	}
+	if err := json.Unmarshal(body, &ready); err != nil {
+		return ready, fmt.Errorf("reading the worker's READY frame: %w", err)
+	}
+	if ready.Protocol != wire.Version {
+		return ready, &serving.LoadError{
+			Backend: spec.Backend, Type: "ProtocolError",
+			Message: fmt.Sprintf("the Python package shoal %s speaks worker protocol %d, this server speaks %d; install the same version of both", ready.SDK, ready.Protocol, wire.Version),
+		}
+	}
+	return ready, nil
+}
+
+// process is a worker's process and its socket.
+type process struct {
+	cmd    *exec.Cmd
+	conn   *net.UnixConn
+	stderr *lines
+}
+
+// spawn starts the interpreter with one end of a socket pair.
+func (r *runtime) spawn(spec serving.ReplicaSpec) (*process, error) {
+	conn, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	log := func(stream string) func(string) {
+		return func(line string) { r.opts.Log(spec.Backend, spec.Index, stream, line) }
+	}
+	p := &process{conn: conn, stderr: &lines{emit: log("stderr")}}
+	p.cmd = exec.Command(cmp.Or(r.spec.Interpreter, r.opts.Interpreter), "-m", "shoal._worker", "--fd", "3")
+	p.cmd.ExtraFiles = []*os.File{theirs}
+	p.cmd.Dir = r.spec.Cwd
+	p.cmd.Env = r.environment(spec.Config.Env)
+	p.cmd.Stdout, p.cmd.Stderr = &lines{emit: log("stdout")}, p.stderr
+	// A process group of its own: an interrupt on the terminal is for the
+	// server, which then ends its workers in good order.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	p.cmd.WaitDelay = 2 * time.Second // for grandchildren that hold the pipes
+	if err := p.cmd.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("starting the interpreter: %w", err), conn.Close())
+	}
+	return p, nil
+}
+
+// environment is the server's own, less what would steer another Python tool,
+// with the SDK's source as the last place where Python looks for a package.
+func (r *runtime) environment(extra map[string]string) []string {
+	env := os.Environ()
+	for name, value := range extra {
+		env = append(env, name+"="+value)
+	}
+	if r.opts.SDKDir == "" {
+		return env
+	}
+	path := r.opts.SDKDir
+	for _, entry := range env { // the last entry of a name is the one in force
+		if old, ok := strings.CutPrefix(entry, "PYTHONPATH="); ok && old != "" {
+			path = old + string(os.PathListSeparator) + r.opts.SDKDir
+		}
+	}
+	return append(env, "PYTHONPATH="+path)
+}
+
+// socketPair returns a connected pair: one end to use here, one to inherit.
+func socketPair() (*net.UnixConn, *os.File, error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a socket pair: %w", err)
+	}
+	syscall.CloseOnExec(fds[0])
+	syscall.CloseOnExec(fds[1]) // ExtraFiles clears it for the one child
+	ours, theirs := os.NewFile(uintptr(fds[0]), "worker"), os.NewFile(uintptr(fds[1]), "worker")
+	defer ours.Close() // FileConn duplicates it
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("using a socket pair: %w", err), theirs.Close())
+	}
+	return conn.(*net.UnixConn), theirs, nil
+}
+
+// kill ends the worker's whole process group, unless it was waited for already
+// and its number may belong to another.
+func (p *process) kill() {
+	if p.cmd.Process.Signal(syscall.Signal(0)) == nil {
+		// The only error left is that it is gone, which is what was wanted.
+		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	}
+}
+
+// reap waits for the process to end and closes the socket.
+func (p *process) reap() error {
+	err := p.cmd.Wait()
+	p.conn.Close() // nothing is left to lose
+	return err
+}
+
+// lines cuts what a process writes into lines and keeps the last few.
+type lines struct {
+	emit func(string)
+
+	mu     sync.Mutex
+	rest   []byte
+	recent []string
+}
+
+const (
+	maxLine    = 16 << 10 // bytes; longer lines are cut
+	keptRecent = 40
+)
+
+// Write implements io.Writer; it never fails.
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := len(b)
+	for len(b) > 0 {
+		line, rest, ended := bytes.Cut(b, []byte{'\n'})
+		l.rest = append(l.rest, line...)
+		b = rest
+		if ended || len(l.rest) > maxLine {
+			l.line(string(bytes.TrimSuffix(l.rest, []byte{'\r'})))
+			l.rest = l.rest[:0]
+		}
+	}
+	return n, nil
+}
+
+func (l *lines) line(s string) {
+	l.recent = append(l.recent, s)
+	if len(l.recent) > keptRecent {
+		l.recent = l.recent[1:]
+	}
+	l.emit(s)
+}
+
+// last returns the most recent lines.
+func (l *lines) last() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(append(l.recent, string(l.rest)), "\n")
+}

@@ -1,0 +1,221 @@
+package python
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/shoalserve/shoal/batch"
+	"github.com/shoalserve/shoal/internal/serving"
+	"github.com/shoalserve/shoal/internal/wire"
+)
+
+type callBatch = batch.Batch[*serving.Call, serving.Response]
+
+// worker is one running replica: a process and the batches that it has.
+type worker struct {
+	*process
+	backend string
+	index   int
+	batched bool
+
+	writing sync.Mutex // guards frame and the writing side of conn
+	frame   frameWriter
+
+	mu       sync.Mutex
+	inFlight map[uint64]*callBatch
+	stopping bool
+
+	err    error         // why it ended; set before exited is closed
+	exited chan struct{} // closed when it ended by itself
+	ended  chan struct{} // closed when the process is gone and read has returned
+}
+
+func newWorker(p *process, spec serving.ReplicaSpec, batched bool) *worker {
+	w := &worker{
+		process: p, backend: spec.Backend, index: spec.Index, batched: batched,
+		inFlight: make(map[uint64]*callBatch), exited: make(chan struct{}), ended: make(chan struct{}),
+	}
+	go w.run() // ends with the process; Stop waits for it
+	return w
+}
+
+// Batched implements serving.Instance.
+func (w *worker) Batched() bool { return w.batched }
+
+// PID implements serving.Instance.
+func (w *worker) PID() int { return w.cmd.Process.Pid }
+
+// Exited implements serving.Instance.
+func (w *worker) Exited() <-chan struct{} { return w.exited }
+
+// Err implements serving.Instance.
+func (w *worker) Err() error { return w.err }
+
+// Run implements serving.Instance. It writes the batch to the worker from the
+// caller's goroutine: a queue in between would only cost a wake-up.
+func (w *worker) Run(b *callBatch) {
+	w.mu.Lock()
+	w.inFlight[b.ID] = b
+	w.mu.Unlock()
+	w.writing.Lock()
+	err := w.frame.write(w.conn, b)
+	w.writing.Unlock()
+	switch {
+	case errors.Is(err, wire.ErrTooLong):
+		// Nothing was written: the worker is well, the batch is not.
+		if w.claim(b.ID) != nil {
+			b.Finish(nil, serving.Errorf(serving.TooLarge, "backend %q: a batch of %d queries does not fit into one frame: %v", w.backend, len(b.Queries), err))
+		}
+	case err != nil:
+		// The socket is broken, so run is about to find the worker dead; Stop
+		// will fail this batch with the others.
+		w.kill()
+	}
+}
+
+// claim takes a batch out of flight; nil if it is not in flight.
+func (w *worker) claim(id uint64) *callBatch {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b := w.inFlight[id]
+	delete(w.inFlight, id)
+	return b
+}
+
+// run reads answers until the worker ends, and finds out why it did.
+func (w *worker) run() {
+	defer close(w.ended)
+	gone := make(chan error, 1)
+	go func() { // ends with the process, which is gone when run returns
+		gone <- w.cmd.Wait()
+		// A grandchild may hold the socket open: give what the worker wrote
+		// before it died a moment to be read, then stop reading.
+		w.conn.SetReadDeadline(time.Now().Add(time.Second))
+	}()
+	reading := w.read()
+	w.mu.Lock()
+	stopping := w.stopping
+	w.mu.Unlock()
+	if !stopping {
+		w.kill() // it may have closed the socket and live on
+	}
+	exit := <-gone
+	w.conn.Close()
+	if stopping {
+		return
+	}
+	w.err = w.died(exit, reading)
+	close(w.exited)
+}
+
+func (w *worker) died(exit, reading error) error {
+	how := "it exited with status 0"
+	if exit != nil {
+		how = exit.Error()
+	}
+	if !errors.Is(reading, io.EOF) {
+		how += "; " + reading.Error()
+	}
+	return serving.Errorf(serving.WorkerDied, "backend %q: replica %d (pid %d) died: %s", w.backend, w.index, w.PID(), how)
+}
+
+// read answers batches from the worker's frames until the socket ends.
+func (w *worker) read() error {
+	in := newReader(w.conn)
+	for {
+		kind, body, err := wire.Read(in)
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case wire.Result:
+			err = w.result(body)
+		case wire.Error:
+			err = w.raised(body)
+		default:
+			err = fmt.Errorf("unexpected frame of kind %d", kind)
+		}
+		if err != nil {
+			return fmt.Errorf("the worker broke the protocol: %w", err)
+		}
+	}
+}
+
+// result answers a batch from a RESULT frame.
+func (w *worker) result(body []byte) error {
+	r, err := parseResult(body)
+	if err != nil {
+		return err
+	}
+	b := w.claim(r.id)
+	if b == nil {
+		return fmt.Errorf("answer to batch %d, which is not in flight", r.id)
+	}
+	if r.count() != len(b.Queries) {
+		b.Finish(make([]serving.Response, r.count()), nil) // a CountError for all
+		return nil
+	}
+	for i, q := range b.Queries {
+		q.Out, q.Err = r.answer(i, w.backend)
+	}
+	b.Complete()
+	return nil
+}
+
+// raised fails a batch from an ERROR frame.
+func (w *worker) raised(body []byte) error {
+	id, failure, err := parseError(body, w.backend)
+	if err != nil {
+		return err
+	}
+	b := w.claim(id)
+	if b == nil {
+		return fmt.Errorf("error for batch %d, which is not in flight", id)
+	}
+	b.Finish(nil, failure)
+	return nil
+}
+
+// Stop implements serving.Instance: end of file asks the worker to finish what
+// it has and exit.
+func (w *worker) Stop(ctx context.Context) error {
+	w.mu.Lock()
+	w.stopping = true
+	w.mu.Unlock()
+	var err error
+	if w.conn.CloseWrite() != nil {
+		w.kill() // the socket is gone, so it cannot be asked
+	}
+	select {
+	case <-w.ended:
+	case <-ctx.Done():
+		w.kill()
+		<-w.ended
+		err = fmt.Errorf("backend %q: replica %d (pid %d) had to be killed: %w", w.backend, w.index, w.PID(), context.Cause(ctx))
+	}
+	w.failRest(err)
+	return err
+}
+
+// failRest fails the batches that will not be answered any more.
+func (w *worker) failRest(err error) {
+	select {
+	case <-w.exited:
+		err = w.err
+	default:
+	}
+	if err == nil {
+		err = serving.Errorf(serving.WorkerDied, "backend %q: replica %d (pid %d) stopped before it answered", w.backend, w.index, w.PID())
+	}
+	w.mu.Lock()
+	rest := w.inFlight
+	w.inFlight = make(map[uint64]*callBatch)
+	w.mu.Unlock()
+	for _, b := range rest {
+		b.Finish(nil, err)
+	}
+}
