@@ -1,0 +1,81 @@
+"""A BATCH frame, taken apart."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+from ._pickling import loads
+from ._request import Placeholder, Request
+from ._wire import API, BATCH_HEAD, ProtocolError
+
+
+class Batch:
+    """One batch as the server sent it: n queries of one origin, for one method.
+
+    requests has n entries, Request or Placeholder. For api queries kwargs has their keyword arguments and
+    plain says which callers want JSON; faults maps the places of queries that could not be decoded.
+    """
+
+    __slots__ = ("id", "api", "method", "size", "requests", "kwargs", "plain", "faults")
+
+    def __init__(self, frame: bytearray) -> None:
+        """Raises ProtocolError when the frame's own numbers do not fit together."""
+        try:
+            origin, _, method_length, size, self.id = BATCH_HEAD.unpack_from(frame)
+            lengths = struct.unpack_from(f"<{2 * size}I", frame, BATCH_HEAD.size)
+        except struct.error as exc:
+            raise ProtocolError(f"a BATCH frame is cut short: {exc}") from None
+        start = BATCH_HEAD.size + 8 * size
+        at = start + method_length
+        if at + sum(lengths) != len(frame):
+            raise ProtocolError("the lengths in a BATCH frame do not add up")
+        self.method = frame[start:at].decode() if method_length else ""
+        self.api = origin == API
+        self.size = size
+        self.requests: list[Any] = []
+        self.faults: dict[int, BaseException] = {}
+        if self.api:
+            self.kwargs: list[dict[str, Any]] = []
+            self.plain: list[bool] = []
+            self._take_api(frame, at, lengths)
+        else:
+            self._take_web(frame, at, lengths)
+
+    def _take_web(self, frame: bytearray, at: int, lengths: tuple[int, ...]) -> None:
+        add = self.requests.append
+        pairs = iter(lengths)
+        for head, payload in zip(pairs, pairs, strict=True):
+            body = at + head
+            end = body + payload
+            add(Request(frame, at, body, end))
+            at = end
+
+    def _take_api(self, frame: bytearray, at: int, lengths: tuple[int, ...]) -> None:
+        view = memoryview(frame)
+        pairs = iter(lengths)
+        for head, payload in zip(pairs, pairs, strict=True):
+            body = at + head
+            end = body + payload
+            self._take_call(frame[at:body] if head else b"", view[body:end])
+            at = end
+
+    def _take_call(self, head: bytes | bytearray, payload: memoryview) -> None:
+        options: dict[str, Any] = {}
+        data, kwargs = None, {}
+        plain = False
+        try:
+            if head:
+                options = json.loads(head)
+                plain = options.get("encoding") == "json"
+            if plain:
+                call = json.loads(bytes(payload))
+                data, kwargs = call.get("data"), call.get("kwargs") or {}
+            else:
+                data, kwargs = loads(payload, options.get("buffers") or ())
+        except BaseException as exc:  # unpickling runs code of the model's modules
+            self.faults[len(self.requests)] = exc
+        self.requests.append(Placeholder(data, kwargs, options.get("method") or "GET", options.get("headers")))
+        self.kwargs.append(kwargs)
+        self.plain.append(plain)

@@ -1,0 +1,154 @@
+"""How a model's function is called: which arguments it gets, and what it must return.
+
+The rules are those of "Calling semantics" in docs; in short, a batched callable is called once with lists,
+any other once a query, and a query whose arguments cannot be right hurts itself alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Set
+from typing import Any, Final
+
+from ._accept import accepts_batch, is_marked
+from ._errors import InvalidArgument
+
+_P = inspect.Parameter
+
+NO_KWARGS: Final[dict[str, Any]] = {}
+
+
+class Plan:
+    """One callable of a model, looked at once: what its signature takes.
+
+    names are the keywords it takes beside the requests, required those of them without a default; open says
+    that it takes any keyword.
+    """
+
+    __slots__ = ("call", "label", "batched", "is_async", "takes_request", "names", "required", "open")
+
+    def __init__(self, call: Callable[..., Any], label: str, batched: bool) -> None:
+        self.call = call
+        self.label = label
+        self.batched = batched
+        self.is_async = _is_async(call)
+        self.takes_request = True
+        self.open = False
+        self.names: frozenset[str] = frozenset()
+        self.required: tuple[str, ...] = ()
+        self._read_signature(call)
+
+    def _read_signature(self, call: Callable[..., Any]) -> None:
+        try:
+            parameters = list(inspect.signature(call).parameters.values())
+        except (TypeError, ValueError):  # built-in code without a signature: let it judge by itself
+            self.open = True
+            return
+        positional = [p for p in parameters if p.kind in (_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD)]
+        self.takes_request = bool(positional) or any(p.kind is _P.VAR_POSITIONAL for p in parameters)
+        self.open = any(p.kind is _P.VAR_KEYWORD for p in parameters)
+        by_keyword = [p for p in positional[1:] if p.kind is _P.POSITIONAL_OR_KEYWORD]
+        by_keyword += [p for p in parameters if p.kind is _P.KEYWORD_ONLY]
+        self.names = frozenset(p.name for p in by_keyword)
+        self.required = tuple(p.name for p in by_keyword if p.default is _P.empty)
+
+    def unknown(self, kwargs: Mapping[str, Any]) -> TypeError | None:
+        """The error of one query whose keywords the function does not take; None when it takes them all."""
+        if self.open:
+            return None
+        wrong = next((name for name in kwargs if name not in self.names), None)
+        if wrong is None:
+            return None
+        near = difflib.get_close_matches(wrong, self.names, 1)
+        if near:
+            hint = f"; did you mean {near[0]!r}?"
+        elif self.names:
+            hint = f"; it takes {', '.join(sorted(self.names))}"
+        else:
+            hint = "; it takes none"
+        return TypeError(f"{self.label} got an unexpected keyword argument {wrong!r}{hint}")
+
+    def columns(self, rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+        """The keyword arguments of a batched call: for each keyword a list with one entry a query.
+
+        An omitted keyword is None in its query's place. One that no query gave is left to the function's
+        own default or, where it has none, is a list of None.
+        """
+        given = dict.fromkeys(name for row in rows for name in row) if self.open else set[str]().union(*rows)
+        columns = {name: [row.get(name) for row in rows] for name in given}
+        for name in self.required:
+            if name not in columns:
+                columns[name] = [None] * len(rows)
+        return columns
+
+    def web_columns(self, size: int) -> dict[str, list[Any]]:
+        """The keyword arguments of a batched call for web queries, which give none."""
+        return {name: [None] * size for name in self.required} if self.required else NO_KWARGS
+
+    def web_row(self) -> dict[str, Any]:
+        """The keyword arguments of a call with one web query."""
+        return dict.fromkeys(self.required) if self.required else NO_KWARGS
+
+
+class Target:
+    """A loaded model: a function, or an instance of a class."""
+
+    def __init__(self, backend: str, model: Any, marked: Any) -> None:
+        """Backend names it in errors; marked is what the user deployed, the class for an instance."""
+        self.backend = backend
+        self.model = model
+        self.is_class = model is not marked
+        self.accepts_batch = accepts_batch(marked)
+        self._all_batched = is_marked(marked)
+        self._plans: dict[str, Plan] = {}
+
+    def plan(self, method: str) -> Plan:
+        """The plan of a method; "" is __call__, or the function itself. Raises InvalidArgument."""
+        plan = self._plans.get(method)
+        if plan is None:
+            plan = self._plans[method] = self._look_at(method)
+        return plan
+
+    def _look_at(self, method: str) -> Plan:
+        if not self.is_class:
+            if method not in ("", "__call__"):
+                raise InvalidArgument(f"backend {self.backend!r} is a function: it has no method {method!r}")
+            return Plan(self.model, self._label(self.model), self.accepts_batch)
+        name = method or "__call__"
+        # Methods are reachable from outside, by name: private ones are not part of what the model offers.
+        call = None if name.startswith("_") and name != "__call__" else getattr(self.model, name, None)
+        if not callable(call):
+            kind = type(self.model).__name__
+            raise InvalidArgument(f"backend {self.backend!r}: class {kind} has no method {name!r}")
+        return Plan(call, self._label(call), self._all_batched or is_marked(call))
+
+    def _label(self, call: Any) -> str:
+        name = getattr(call, "__qualname__", type(call).__qualname__).replace("<locals>.", "")
+        return f"{name}() of backend {self.backend!r}"
+
+
+def as_answers(result: Any, backend: str, api: bool) -> list[Any] | tuple[Any, ...]:
+    """What a batched call returned, as a sequence of answers. Raises TypeError for what has no order."""
+    if type(result) is list or type(result) is tuple:
+        return result
+    if not api and getattr(result, "ndim", 0) == 1 and hasattr(result, "tolist"):
+        # An array for web callers: all its numbers at once. Handles get the items as they are.
+        numbers: list[Any] = result.tolist()
+        return numbers
+    unordered = isinstance(result, (str, bytes, bytearray, memoryview, Mapping, Set))
+    frame = hasattr(result, "iloc") and hasattr(result, "columns")  # iterating a DataFrame yields its columns
+    if not unordered and not frame:
+        try:
+            return list(result)
+        except TypeError:
+            if hasattr(result, "__iter__") and getattr(result, "shape", None) != ():
+                raise  # raised by the model's own iterator
+    raise TypeError(
+        f"backend {backend!r} must return a list (or another ordered sequence) with one answer for each query "
+        f"of the batch; it returned {type(result).__name__}"
+    )
+
+
+def _is_async(call: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004

@@ -1,0 +1,181 @@
+"""Computing one batch: BATCH frame in, parts of a RESULT or ERROR frame out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from ._answers import Coded, encode_fault, encode_pickle, encode_plain, error_payload
+from ._batch import Batch
+from ._call import NO_KWARGS, Plan, Target, as_answers
+from ._context import enter
+from ._errors import WrongAnswerCount
+from ._wire import ERROR, REF_ID, RESULT, RESULT_HEAD, U32, Bytes
+
+Reply = tuple[list[Bytes], int]
+"""The parts of a frame to send, and their length together."""
+
+
+def compute(target: Target, plan: Plan | Exception, batch: Batch) -> Reply:
+    """Call a plain function's plan for the batch. Never raises for what the model does."""
+    try:
+        if isinstance(plan, Exception):
+            raise plan
+        if plan.batched:
+            answers = _call_batched(target, plan, batch)
+        else:
+            answers = _call_each(plan, batch)
+        return _result(batch, answers)
+    except BaseException as exc:  # SystemExit and KeyboardInterrupt of a model end its batch, not the worker
+        return _error(batch, exc)
+
+
+async def compute_async(target: Target, plan: Plan, batch: Batch) -> Reply:
+    """As compute, for an async function; the queries of one that takes single ones run concurrently."""
+    try:
+        if plan.batched:
+            answers = await _await_batched(target, plan, batch)
+        else:
+            answers = await _await_each(plan, batch)
+        return _result(batch, answers)
+    except BaseException as exc:
+        return _error(batch, exc)
+
+
+def _call_batched(target: Target, plan: Plan, batch: Batch) -> Sequence[Any]:
+    requests, kwargs = _lists(plan, batch)
+    if batch.size and not requests:
+        return _merge(target, batch, ())
+    enter(not batch.api, len(requests))
+    result = plan.call(requests, **kwargs) if plan.takes_request else plan.call(**kwargs)
+    return _merge(target, batch, as_answers(result, target.backend, batch.api))
+
+
+async def _await_batched(target: Target, plan: Plan, batch: Batch) -> Sequence[Any]:
+    requests, kwargs = _lists(plan, batch)
+    if batch.size and not requests:
+        return _merge(target, batch, ())
+    enter(not batch.api, len(requests))
+    result = await (plan.call(requests, **kwargs) if plan.takes_request else plan.call(**kwargs))
+    return _merge(target, batch, as_answers(result, target.backend, batch.api))
+
+
+def _lists(plan: Plan, batch: Batch) -> tuple[list[Any], dict[str, list[Any]]]:
+    """The requests that take part in a batched call, and its keyword arguments."""
+    if not batch.api:
+        return batch.requests, plan.web_columns(batch.size)
+    rows = batch.kwargs
+    # In nearly every batch all keywords are right, which one set operation a query tells.
+    if batch.faults or not (plan.open or all(map(plan.names.issuperset, rows))):
+        _fault_unknown(plan, batch)
+    if not batch.faults:
+        return batch.requests, plan.columns(rows)
+    good = [i for i in range(batch.size) if i not in batch.faults]
+    return [batch.requests[i] for i in good], plan.columns([rows[i] for i in good])
+
+
+def _fault_unknown(plan: Plan, batch: Batch) -> None:
+    for i, row in enumerate(batch.kwargs):
+        if i not in batch.faults:
+            error = plan.unknown(row)
+            if error is not None:
+                batch.faults[i] = error
+
+
+def _merge(target: Target, batch: Batch, answers: Sequence[Any]) -> Sequence[Any]:
+    """The answers of the whole batch, where some of its queries took no part in the call."""
+    if not batch.faults:
+        return answers
+    expected = batch.size - len(batch.faults)
+    if len(answers) != expected:
+        # The server would compare with the size of the whole batch, and might be misled.
+        wrong = WrongAnswerCount(
+            f"backend {target.backend!r} returned {len(answers)} answers for a batch of {expected} queries"
+        )
+        return [batch.faults.get(i, wrong) for i in range(batch.size)]
+    rest = iter(answers)
+    return [batch.faults[i] if i in batch.faults else next(rest) for i in range(batch.size)]
+
+
+def _arguments(plan: Plan, batch: Batch, i: int) -> dict[str, Any]:
+    """The keyword arguments of query i, for a call of its own. Raises what is wrong with them."""
+    if not batch.api:
+        return plan.web_row()
+    error = batch.faults.get(i) or plan.unknown(batch.kwargs[i])
+    if error is not None:
+        raise error
+    return batch.kwargs[i]
+
+
+def _call_each(plan: Plan, batch: Batch) -> list[Any]:
+    answers: list[Any] = []
+    for i, request in enumerate(batch.requests):
+        try:
+            kwargs = _arguments(plan, batch, i)
+            enter(not batch.api, 1)
+            answers.append(plan.call(request, **kwargs) if plan.takes_request else plan.call(**kwargs))
+        except BaseException as exc:
+            answers.append(exc)
+    return answers
+
+
+async def _await_each(plan: Plan, batch: Batch) -> list[Any]:
+    async def one(i: int, request: Any) -> Any:
+        kwargs = _arguments(plan, batch, i)
+        enter(not batch.api, 1)
+        return await (plan.call(request, **kwargs) if plan.takes_request else plan.call(**kwargs))
+
+    calls = [asyncio.ensure_future(one(i, request)) for i, request in enumerate(batch.requests)]
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+def _result(batch: Batch, answers: Sequence[Any]) -> Reply:
+    codes = bytearray()
+    lengths: list[bytes] = []
+    payloads: list[Bytes] = []
+    total = RESULT_HEAD.size + 5 * len(answers)
+    pack = U32.pack
+    for code, payload in _encode_pickled(batch, answers) if batch.api else _encode_web(answers):
+        codes.append(code)
+        if type(payload) is list:
+            length = sum(map(len, payload))
+            payloads += payload
+        else:
+            length = len(payload)
+            payloads.append(payload)  # type: ignore[arg-type]
+        lengths.append(pack(length))
+        total += length
+    head = RESULT_HEAD.pack(total - 4, RESULT, batch.id, len(answers))
+    return [head, codes, *lengths, *payloads], total
+
+
+def _encode_web(answers: Sequence[Any]) -> list[Coded]:
+    coded: list[Coded] = []
+    for answer in answers:
+        try:
+            coded.append(encode_plain(answer))
+        except Exception as exc:
+            coded.append(encode_fault(exc, api=False))
+    return coded
+
+
+def _encode_pickled(batch: Batch, answers: Sequence[Any]) -> list[Coded]:
+    coded: list[Coded] = []
+    for i, answer in enumerate(answers):
+        try:
+            if isinstance(answer, BaseException):
+                coded.append(encode_fault(answer, api=True))
+            elif i < batch.size and batch.plain[i]:
+                coded.append(encode_plain(answer))
+            else:
+                coded.append(encode_pickle(answer))
+        except Exception as exc:
+            coded.append(encode_fault(exc, api=True))
+    return coded
+
+
+def _error(batch: Batch, error: BaseException) -> Reply:
+    payload = error_payload(error, batch.api)
+    total = REF_ID.size + len(payload)
+    return [REF_ID.pack(total - 4, ERROR, batch.id), payload], total

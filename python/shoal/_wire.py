@@ -1,0 +1,134 @@
+"""Frames, as docs/protocol.md describes them; the mirror of internal/wire in Go."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Sequence
+from struct import Struct
+from typing import Any, TypeAlias
+
+Bytes: TypeAlias = bytes | bytearray | memoryview
+
+INIT, READY, FAILED, BATCH, RESULT, ERROR = 1, 2, 3, 4, 5, 6
+QUERY, ANSWER, CANCEL, GOODBYE = 16, 17, 18, 19
+
+JSON, TEXT, BYTES, RESPONSE, FAULT, PICKLE = 1, 2, 3, 4, 5, 6
+"""Codes of an answer. FAULT is the protocol's "error" answer."""
+
+WEB, API = 1, 2
+"""Origins of a batch."""
+
+PROTOCOL = 1
+LIMIT = 1 << 30
+
+U32 = Struct("<I")
+PREFIX = Struct("<IB")  # length, kind
+BATCH_HEAD = Struct("<xBBHIQ")  # kind (skipped), origin, reserved, method length, count, id
+RESULT_HEAD = Struct("<IBQI")  # length, kind, id, count
+QUERY_HEAD = Struct("<IBQIHHHI")  # length, kind, id, timeout, endpoint, method, shard key, head
+ANSWER_HEAD = Struct("<xQB")  # kind (skipped), id, code
+REF_ID = Struct("<IBQ")  # length, kind, id
+
+_SCRATCH = 256 << 10
+# Up to here joining a frame's parts costs less than a system call for each of them.
+_JOIN = 1 << 20
+
+
+class ProtocolError(ConnectionError):
+    """The other side broke the protocol, or went away in the middle of a frame."""
+
+
+class FrameReader:
+    """Splits what a blocking stream socket brings into frames.
+
+    Each frame is a fresh bytearray of kind and body: buffers inside it may be handed out without copying,
+    and stay writable. early is what was read from the socket before.
+    """
+
+    def __init__(self, sock: socket.socket, limit: int = LIMIT, early: bytes = b"") -> None:
+        self._recv_into = sock.recv_into
+        self._limit = limit
+        self._buffer = bytearray(max(_SCRATCH, len(early)))
+        self._view = memoryview(self._buffer)
+        self._start, self._end = 0, len(early)
+        self._buffer[: len(early)] = early
+
+    def read(self) -> bytearray | None:
+        """The next frame; None at the end of the stream. Raises ProtocolError, OSError."""
+        while True:
+            frame = self._next()
+            if frame is not None:
+                return frame
+            if not self._fill():
+                return None
+
+    def read_many(self) -> list[bytearray]:
+        """At least one frame, and all that came with it; an empty list at the end of the stream."""
+        first = self.read()
+        if first is None:
+            return []
+        frames = [first]
+        while self._start != self._end and (frame := self._next(whole_only=True)) is not None:
+            frames.append(frame)
+        return frames
+
+    def _next(self, whole_only: bool = False) -> bytearray | None:
+        start = self._start + 4
+        have = self._end - start
+        if have < 0:
+            return None
+        length: int = U32.unpack_from(self._buffer, start - 4)[0]
+        if not 0 < length <= self._limit:
+            raise ProtocolError(f"a frame of {length} bytes (the limit is {self._limit})")
+        if length <= have:
+            self._start = start + length
+            return self._buffer[start : start + length]
+        if whole_only or length + 4 <= _SCRATCH:
+            return None
+        return self._read_large(start, have, length)
+
+    def _read_large(self, start: int, have: int, length: int) -> bytearray:
+        frame = bytearray(length)
+        frame[:have] = self._view[start : start + have]
+        self._start = self._end = 0
+        rest = memoryview(frame)[have:]
+        while rest:
+            n = self._recv_into(rest)
+            if not n:
+                raise ProtocolError("the stream ended in the middle of a frame")
+            rest = rest[n:]
+        return frame
+
+    def _fill(self) -> bool:
+        if self._start:
+            have = self._end - self._start
+            self._view[:have] = self._view[self._start : self._end]
+            self._start, self._end = 0, have
+        n = self._recv_into(self._view[self._end :])
+        if not n and self._end:
+            raise ProtocolError("the stream ended in the middle of a frame")
+        self._end += n
+        return n > 0
+
+
+def json_frame(kind: int, body: Any) -> bytes:
+    """A frame whose body is one JSON object."""
+    text = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+    return PREFIX.pack(1 + len(text), kind) + text
+
+
+def send_parts(sock: socket.socket, parts: Sequence[Bytes], total: int) -> None:
+    """Send the parts of one frame (total bytes): in one call, unless copying them together would cost more."""
+    if total <= _JOIN:
+        sock.sendall(b"".join(parts))
+        return
+    small: list[Bytes] = []
+    for part in parts:
+        if len(part) < _SCRATCH:
+            small.append(part)
+            continue
+        sock.sendall(b"".join(small))
+        small.clear()
+        sock.sendall(part)
+    sock.sendall(b"".join(small))

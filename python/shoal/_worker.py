@@ -1,0 +1,242 @@
+"""The worker process: `python -m shoal._worker --fd N` runs one replica of one model.
+
+It reads batches from the descriptor, computes them and writes the answers, until the server closes its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import io
+import json
+import os
+import platform
+import queue
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+from . import _wire
+from ._answers import error_object
+from ._batch import Batch
+from ._call import Plan, Target
+from ._compute import Reply, compute, compute_async
+from ._load import load_target
+from ._version import __version__
+from ._wire import FrameReader, json_frame, send_parts
+
+_GRACE = 5.0  # seconds that a model may still compute after its server is gone
+
+
+class Worker:
+    """One connection to the server and the model that answers on it."""
+
+    def __init__(self, sock: socket.socket, reader: FrameReader, target: Target, concurrency: int) -> None:
+        self._sock = sock
+        self._reader = reader
+        self._target = target
+        self._concurrency = concurrency
+        self._sending = threading.Lock()
+        self._loop: _Loop | None = None
+
+    def run(self) -> None:
+        """Answer batches until the server closes the connection; then finish those that were begun."""
+        threads = _Threads(self._concurrency) if self._concurrency > 1 else None
+        while (frame := self._reader.read()) is not None:
+            if frame[0] != _wire.BATCH:
+                raise _wire.ProtocolError(f"a frame of kind {frame[0]} where a batch was expected")
+            batch = Batch(frame)
+            plan = self._plan(batch.method)
+            if isinstance(plan, Plan) and plan.is_async:
+                self._start_async(plan, batch)
+            elif threads is not None:
+                threads.start(self._answer, plan, batch)
+            else:
+                self._answer(plan, batch)
+            del frame, batch  # while the next read waits, the model's memory is the model's
+        if threads is not None:
+            threads.finish()
+        if self._loop is not None:
+            self._loop.finish()
+
+    def _plan(self, method: str) -> Plan | Exception:
+        try:
+            return self._target.plan(method)
+        except Exception as exc:
+            return exc
+
+    def _answer(self, plan: Plan | Exception, batch: Batch) -> None:
+        self._send(compute(self._target, plan, batch))
+
+    def _start_async(self, plan: Plan, batch: Batch) -> None:
+        if self._loop is None:
+            self._loop = _Loop(self._concurrency)
+        self._loop.start(self._answer_async(plan, batch))
+
+    async def _answer_async(self, plan: Plan, batch: Batch) -> None:
+        self._send(await compute_async(self._target, plan, batch))
+
+    def _send(self, reply: Reply) -> None:
+        with self._sending:
+            try:
+                send_parts(self._sock, *reply)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # nobody is there to hear it; the reader ends the process
+
+
+class _Threads:
+    """As many threads as batches may be computed at once, for models that are plain functions."""
+
+    def __init__(self, count: int) -> None:
+        self._work: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self._threads = [threading.Thread(target=self._run, name=f"batch-{i}", daemon=True) for i in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def start(self, *call: Any) -> None:
+        self._work.put(call)
+
+    def finish(self) -> None:
+        for _ in self._threads:
+            self._work.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while (call := self._work.get()) is not None:
+            call[0](*call[1:])
+
+
+class _Loop:
+    """The event loop of async models, in a thread of its own."""
+
+    def __init__(self, concurrency: int) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._room = asyncio.Semaphore(concurrency)
+        self._running: set[Any] = set()
+        threading.Thread(target=self._loop.run_forever, name="event-loop", daemon=True).start()
+
+    def start(self, answer: Any) -> None:
+        future = asyncio.run_coroutine_threadsafe(self._bounded(answer), self._loop)
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+
+    async def _bounded(self, answer: Any) -> None:
+        async with self._room:
+            await answer
+
+    def finish(self) -> None:
+        for future in list(self._running):
+            future.result()
+
+
+def watch_hangup(sock: socket.socket) -> None:
+    """End the process _GRACE seconds after the server is gone, even in the middle of a computation."""
+
+    def watch() -> None:
+        poller = select.poll()
+        poller.register(sock.fileno(), 0)  # hang-up and error are always reported
+        poller.poll()
+        exit_later()
+
+    threading.Thread(target=watch, name="hangup", daemon=True).start()
+
+
+def exit_later() -> None:
+    """Give the process _GRACE seconds, then end it whatever it does."""
+    time.sleep(_GRACE)
+    os._exit(1)
+
+
+def take_init(reader: FrameReader) -> dict[str, Any] | None:
+    """The body of the INIT frame; None when the server left before it sent one. Raises ProtocolError."""
+    frame = reader.read()
+    if frame is None:
+        return None
+    if frame[0] != _wire.INIT:
+        raise _wire.ProtocolError(f"the first frame is of kind {frame[0]}, not INIT")
+    init: dict[str, Any] = json.loads(frame[1:])
+    return init
+
+
+def load(init: dict[str, Any]) -> Target:
+    """load_target, once the two sides are known to speak the same protocol."""
+    if init.get("protocol") != _wire.PROTOCOL:
+        raise RuntimeError(
+            f"the server speaks worker protocol {init.get('protocol')}, this shoal package ({__version__}) "
+            f"{_wire.PROTOCOL}: install the package that belongs to the server"
+        )
+    return load_target(init)
+
+
+def ready_body(target: Target) -> dict[str, Any]:
+    """The body of the READY frame."""
+    doc = type(target.model).__doc__ if target.is_class else getattr(target.model, "__doc__", None)
+    return {
+        "protocol": _wire.PROTOCOL,
+        "pid": os.getpid(),
+        "python": platform.python_version(),
+        "sdk": __version__,
+        "accepts_batch": target.accepts_batch,
+        "source": "class" if target.is_class else "function",
+        "doc": doc or "",
+    }
+
+
+def serve(sock: socket.socket) -> int:
+    """Do the worker's whole life on a connected socket; returns the exit status."""
+    reader = FrameReader(sock)
+    init = take_init(reader)
+    if init is None:
+        return 0
+    watch_hangup(sock)
+    try:
+        target = load(init)
+    except BaseException as exc:  # a model that calls sys.exit() while it is loaded has failed to load
+        sock.sendall(json_frame(_wire.FAILED, error_object(exc)))
+        return 1
+    sock.sendall(json_frame(_wire.READY, ready_body(target)))
+    _warm_up()
+    try:
+        Worker(sock, reader, target, int(init.get("concurrency") or 1)).run()
+    except ConnectionResetError:
+        pass
+    return 0
+
+
+def _warm_up() -> None:
+    """Do between READY and the first batch what the first batch would else wait for."""
+    try:
+        import werkzeug.datastructures  # noqa: F401
+    except ImportError:
+        pass
+    # What is loaded by now stays: garbage collections need not walk through it.
+    gc.freeze()
+
+
+def main() -> None:
+    """Entry point of the process."""
+    parser = argparse.ArgumentParser(prog="python -m shoal._worker")
+    parser.add_argument("--fd", type=int, required=True, help="descriptor of the socket to the server")
+    fd = parser.parse_args().fd
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches us too; the server decides
+    os.set_inheritable(fd, False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+    status = serve(socket.socket(fileno=fd))
+    # Threads and exit handlers of the model get their time, but not for ever.
+    threading.Thread(target=exit_later, name="exit", daemon=True).start()
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    # The module that other code knows as shoal._worker, not this copy of it that runs as __main__.
+    from shoal._worker import main as run
+
+    run()
