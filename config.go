@@ -1,0 +1,63 @@
+package shoal
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/shoalserve/shoal/internal/serving"
+)
+
+// Config is how a backend is to be run. Zero fields take their defaults.
+type Config struct {
+	// MaxBatchSize is the most that one batch holds: queries, or what the
+	// model's Cost counts. Default 32 for a batch function, else 1.
+	MaxBatchSize int
+	// BatchWaitTimeout is how long the oldest query is held back for its batch
+	// to fill while a replica is free. Default 0: not at all.
+	BatchWaitTimeout time.Duration
+	// NumReplicas is how many instances of the model run. Default 1.
+	NumReplicas int
+	// MaxQueued is the most queries that may wait; more are refused with
+	// [ErrQueueFull]. Default 4096.
+	MaxQueued int
+	// MaxQueuedBytes is the most bytes that may wait. Default 256 MiB.
+	MaxQueuedBytes int64
+	// MaxConcurrentBatches is how many batches one replica computes at once.
+	// Default 1.
+	MaxConcurrentBatches int
+	// Timeout bounds the time from the arrival of an HTTP query to its answer.
+	// Callers of handles bring a context instead. Default 60s.
+	Timeout time.Duration
+	// ExposeTraceback shows HTTP callers the stack of a model that panicked.
+	ExposeTraceback bool
+}
+
+func (c Config) internal() (serving.Config, error) {
+	config := serving.Config{
+		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: serving.Duration(c.BatchWaitTimeout), NumReplicas: c.NumReplicas,
+		MaxQueued: c.MaxQueued, MaxQueuedBytes: serving.Size(c.MaxQueuedBytes), MaxConcurrentBatches: c.MaxConcurrentBatches,
+		Timeout: serving.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback,
+	}
+	return config, config.Validate()
+}
+
+func newConfig(c serving.Config) Config {
+	return Config{
+		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: time.Duration(c.BatchWaitTimeout), NumReplicas: c.NumReplicas,
+		MaxQueued: c.MaxQueued, MaxQueuedBytes: int64(c.MaxQueuedBytes), MaxConcurrentBatches: c.MaxConcurrentBatches,
+		Timeout: time.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback,
+	}
+}
+
+func (e *Example) internal() (*serving.Example, error) {
+	example := &serving.Example{Query: e.Query}
+	if e.JSON != nil {
+		body, err := json.Marshal(e.JSON)
+		if err != nil {
+			return nil, fmt.Errorf("writing the example as JSON: %w", err)
+		}
+		example.JSON = body
+	}
+	return example, nil
+}

@@ -1,0 +1,91 @@
+"""Models for the tests of the Go side."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+from shoal import serve
+
+gate = threading.Event()
+
+
+@serve.accept_batch
+def adder(requests, *, number=None):
+    if serve.context.web:
+        number = [int(r.args["number"]) for r in requests]
+    return [{"sum": n + 1, "batch": len(requests), "web": serve.context.web} for n in number]
+
+
+def single(request, *, number):
+    if number < 0:
+        raise ValueError(f"{number} is negative")
+    return number * 2
+
+
+class Greeter:
+    def __init__(self, greeting, *, mark="!"):
+        self.greeting, self.mark = greeting, mark
+
+    @serve.accept_batch
+    def __call__(self, requests, *, name):
+        return [f"{self.greeting}, {n}{self.mark}" for n in name]
+
+    @serve.accept_batch
+    def shout(self, requests, *, name):
+        return [n.upper() for n in name]
+
+
+@serve.accept_batch
+def echo(requests):
+    return [r.data for r in requests]
+
+
+@serve.accept_batch
+def describe(requests):
+    return [
+        {"method": r.method, "path": r.path, "id": r.id, "header": r.headers.get("X-Thing"), "json": r.json}
+        for r in requests
+    ]
+
+
+@serve.accept_batch
+def wrong_count(requests):
+    return [1] * (len(requests) + 1)
+
+
+@serve.accept_batch
+def raises(requests):
+    raise RuntimeError("no luck")
+
+
+@serve.accept_batch
+def talks(requests):
+    print("to stdout", flush=True)
+    print("to stderr", file=sys.stderr, flush=True)
+    return [os.environ.get("GREETING", "")] * len(requests)
+
+
+@serve.accept_batch
+def dies(requests, *, how=None):
+    if serve.context.web:
+        return ["alive"] * len(requests)
+    if how[0] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(3)
+
+
+@serve.accept_batch
+def hangs(requests):
+    time.sleep(3600)
+    return requests
+
+
+@serve.accept_batch
+def meet(requests):
+    """Answers only when two batches are computed at the same time."""
+    return [meeting.wait(timeout=30) >= 0 for _ in requests]
+
+
+meeting = threading.Barrier(2)
