@@ -73,13 +73,15 @@ type Batcher[In, Out any] struct {
 	waiting  queue[In, Out]
 	replicas []*Replica[In, Out]
 	free     int // free slots over all replicas
-	running  int // queries in batches that are being computed
 	batches  uint64
-	hold     Timer     // wakes the queue when the earliest hold ends
-	holdEnds time.Time // when that is; zero when no timer is set
+	hold     Timer     // wakes the queue when the earliest hold ends; nil when none is set
+	holdEnds time.Time // when that is
 	draining bool
-	idle     chan struct{} // closed when draining and nothing waits or runs
+	idle     chan struct{} // closed when draining and every answer is out
 	stats    Stats
+
+	running   int // queries in batches that are being computed
+	answering int // queries that were computed or dropped, until their Done returns
 }
 
 // New returns a batcher without replicas: queries wait until one is attached.
@@ -99,11 +101,11 @@ func New[In, Out any](opts Options[In, Out]) *Batcher[In, Out] {
 // *[PanicError] from a callback, or the error of a context that has ended.
 func (b *Batcher[In, Out]) Submit(q *Query[In, Out]) error {
 	if q.dead() {
-		return left(b.opts.Name, q)
+		return b.refuse(left(b.opts.Name, q))
 	}
-	var key string
-	if err := b.measure(q, &key); err != nil {
-		return err
+	key, err := b.measure(q)
+	if err != nil {
+		return b.refuse(err)
 	}
 	q.Trip, q.Err, q.split = Trip{}, nil, nil
 	now := b.opts.Clock.Now()
@@ -118,20 +120,27 @@ func (b *Batcher[In, Out]) Submit(q *Query[In, Out]) error {
 	var work work[In, Out]
 	b.dispatchArrival(grown, now, &work)
 	b.mu.Unlock()
-	work.do()
+	b.do(&work)
 	return nil
 }
 
+func (b *Batcher[In, Out]) refuse(err error) error {
+	b.mu.Lock()
+	b.stats.Refused++
+	b.mu.Unlock()
+	return err
+}
+
 // measure calls the user's callbacks, outside the lock.
-func (b *Batcher[In, Out]) measure(q *Query[In, Out], key *string) (err error) {
+func (b *Batcher[In, Out]) measure(q *Query[In, Out]) (key string, err error) {
 	q.cost, q.bytes = 1, 0
 	if b.opts.Key == nil && b.opts.Cost == nil && b.opts.Size == nil {
-		return nil
+		return "", nil
 	}
 	where := "key"
 	defer recovered(&where, &err)
 	if b.opts.Key != nil {
-		*key = b.opts.Key(q.In)
+		key = b.opts.Key(q.In)
 	}
 	where = "cost"
 	if b.opts.Cost != nil {
@@ -141,7 +150,7 @@ func (b *Batcher[In, Out]) measure(q *Query[In, Out], key *string) (err error) {
 	if b.opts.Size != nil {
 		q.bytes = max(0, b.opts.Size(q.In))
 	}
-	return nil
+	return key, nil
 }
 
 // admit puts q, or the parts it had to be cut into, into the queue and returns
@@ -178,12 +187,15 @@ func (b *Batcher[In, Out]) admit(q *Query[In, Out], key string, now time.Time) (
 }
 
 // room refuses n queries with so many bytes if the queue's bounds do not allow
-// them. A queue that is empty takes one query of any number of bytes.
+// them. An empty queue takes any one query, in however many parts and bytes:
+// otherwise no number of retries would get it in.
 func (b *Batcher[In, Out]) room(n int, bytes int64) error {
 	switch {
+	case b.waiting.len == 0:
+		return nil
 	case b.waiting.len+n > b.limits.MaxQueued:
 		return fmt.Errorf("backend %q: %w: %d queries wait, max_queued is %d", b.opts.Name, ErrQueueFull, b.waiting.len, b.limits.MaxQueued)
-	case b.waiting.len > 0 && b.waiting.bytes+bytes > b.limits.MaxQueuedBytes:
+	case b.waiting.bytes+bytes > b.limits.MaxQueuedBytes:
 		return fmt.Errorf("backend %q: %w: %d bytes wait and the query has %d, max_queued_bytes is %d",
 			b.opts.Name, ErrQueueFull, b.waiting.bytes, bytes, b.limits.MaxQueuedBytes)
 	}
@@ -194,20 +206,17 @@ func (b *Batcher[In, Out]) push(q *Query[In, Out], key string, now time.Time) *g
 	q.arrived = now
 	b.stats.Admitted++
 	g := b.waiting.push(q, groupKey{q.Origin, key})
-	if b.limits.BatchWaitTimeout > 0 && q.Context != nil {
-		if deadline, ok := q.Context.Deadline(); ok {
-			// A hold may use up half of the time that the query has left; the
-			// other half is for computing it.
-			if by := now.Add(deadline.Sub(now) / 2); g.urgent.IsZero() || by.Before(g.urgent) {
-				g.urgent = by
-			}
-		}
+	if b.limits.BatchWaitTimeout > 0 {
+		g.hurry(q)
 	}
 	return g
 }
 
 // Withdraw takes a query out of the queue. It reports true if the query had
 // not left for a replica: then it will not run and Done will not be called.
+// Of a query that was split it takes out the parts that still wait; while other
+// parts are being computed it reports false, and Done will be called with an
+// error.
 func (b *Batcher[In, Out]) Withdraw(q *Query[In, Out]) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -230,9 +239,14 @@ func (b *Batcher[In, Out]) Update(l Limits) {
 	now := b.opts.Clock.Now()
 	b.mu.Lock()
 	b.limits = l.withDefaults()
+	if b.limits.BatchWaitTimeout > 0 {
+		for _, g := range b.waiting.groups {
+			g.findUrgent() // nobody looked at deadlines while nothing was held
+		}
+	}
 	b.dispatch(now, &work)
 	b.mu.Unlock()
-	work.do()
+	b.do(&work)
 }
 
 // Limits returns the limits in force.
@@ -246,14 +260,18 @@ func (b *Batcher[In, Out]) Limits() Limits {
 // query was answered. If ctx ends first, the queries that still wait fail with
 // ErrDraining; those that are being computed finish on their own.
 func (b *Batcher[In, Out]) Drain(ctx context.Context) error {
-	var work work[In, Out]
+	var ready work[In, Out]
 	now := b.opts.Clock.Now()
 	b.mu.Lock()
 	b.draining = true
-	b.dispatch(now, &work)
+	if b.hold != nil {
+		b.hold.Stop()
+		b.hold = nil
+	}
+	b.dispatch(now, &ready)
 	b.checkIdle()
 	b.mu.Unlock()
-	work.do()
+	b.do(&ready)
 
 	select {
 	case <-b.idle:
@@ -262,22 +280,27 @@ func (b *Batcher[In, Out]) Drain(ctx context.Context) error {
 	}
 	b.mu.Lock()
 	stranded := b.running
+	var rest work[In, Out]
 	for q := b.waiting.oldest; q != nil; q = b.waiting.oldest {
-		b.waiting.remove(q)
-		q.Err = ErrDraining
-		work.dropped = append(work.dropped, q)
+		b.drop(q, ErrDraining, &rest)
 	}
-	stranded += len(work.dropped)
-	b.stats.Dropped += uint64(len(work.dropped))
+	stranded += len(rest.dropped)
+	b.mu.Unlock()
+	b.do(&rest)
+	return fmt.Errorf("draining backend %q: %d queries were not answered: %w", b.opts.Name, stranded, context.Cause(ctx))
+}
+
+// answered books that the Done of n queries returned.
+func (b *Batcher[In, Out]) answered(n int) {
+	b.mu.Lock()
+	b.answering -= n
 	b.checkIdle()
 	b.mu.Unlock()
-	work.do()
-	return fmt.Errorf("draining backend %q: %d queries were not answered: %w", b.opts.Name, stranded, context.Cause(ctx))
 }
 
 // checkIdle closes idle once a draining batcher has nothing left. mu is held.
 func (b *Batcher[In, Out]) checkIdle() {
-	if !b.draining || b.waiting.len > 0 || b.running > 0 {
+	if !b.draining || b.waiting.len+b.running+b.answering > 0 {
 		return
 	}
 	select {
@@ -288,7 +311,8 @@ func (b *Batcher[In, Out]) checkIdle() {
 }
 
 // Stats counts what a batcher did since it was made. Each part of a query that
-// was split counts as a query.
+// was split counts as a query. At any moment, Admitted is the sum of Dropped,
+// Answered, Failed, Queued and Running.
 type Stats struct {
 	Admitted uint64 // queries taken in
 	Refused  uint64 // queries refused by Submit

@@ -22,16 +22,20 @@ func (w *work[In, Out]) start(b *Batch[In, Out]) {
 	}
 }
 
-func (w *work[In, Out]) do() {
+func (b *Batcher[In, Out]) do(w *work[In, Out]) {
 	if w.first != nil {
 		w.first.replica.run(w.first)
 	}
-	for _, b := range w.more {
-		b.replica.run(b)
+	for _, started := range w.more {
+		started.replica.run(started)
+	}
+	if len(w.dropped) == 0 {
+		return
 	}
 	for _, q := range w.dropped {
 		q.Done(q)
 	}
+	b.answered(len(w.dropped))
 }
 
 // dispatchArrival starts what the arrival of a query in g makes ready. It
@@ -62,21 +66,41 @@ func (b *Batcher[In, Out]) dispatch(now time.Time, w *work[In, Out]) {
 			}
 			return
 		}
-		dropped := len(w.dropped)
-		queries, reason := b.waiting.take(g, now, limits, &w.dropped)
-		for _, q := range w.dropped[dropped:] {
-			q.Err = left(b.opts.Name, q)
-			b.stats.Dropped++
+		if b.dropDead(g, w) {
+			continue // without them another group may be the one to leave
 		}
-		if len(queries) == 0 {
-			b.checkIdle()
-			continue
-		}
+		queries, reason := b.waiting.take(g, now, limits)
 		if b.draining && b.limits.BatchWaitTimeout > 0 && (reason == Free || reason == Key) {
 			reason = Drain
 		}
 		w.start(b.newBatch(queries, reason, now))
 	}
+}
+
+// dropDead drops the queries that nobody waits for any more, as far as the next
+// batch of g reaches, and reports whether there were any. mu is held.
+func (b *Batcher[In, Out]) dropDead(g *group[In, Out], w *work[In, Out]) bool {
+	dropped, cost := len(w.dropped), 0
+	for q := g.oldest; q != nil && cost < b.limits.MaxBatchSize; {
+		following := q.nextMate
+		if q.dead() {
+			b.drop(q, left(b.opts.Name, q), w)
+		} else {
+			cost += q.cost
+		}
+		q = following
+	}
+	return len(w.dropped) > dropped
+}
+
+// drop takes a query out of the queue; w tells it once the lock is released.
+// mu is held.
+func (b *Batcher[In, Out]) drop(q *Query[In, Out], err error, w *work[In, Out]) {
+	b.waiting.remove(q)
+	q.Err = err
+	b.stats.Dropped++
+	b.answering++
+	w.dropped = append(w.dropped, q)
 }
 
 // newBatch books a batch on the replica with most room. mu is held.
@@ -116,10 +140,15 @@ func (b *Batcher[In, Out]) wake() {
 	b.hold = nil
 	b.dispatch(now, &work)
 	b.mu.Unlock()
-	work.do()
+	b.do(&work)
 }
 
-// left is the error of a query whose context ended before it ran.
+// left is the error of a query whose context ended, or that was withdrawn,
+// before it ran.
 func left[In, Out any](name string, q *Query[In, Out]) error {
-	return fmt.Errorf("backend %q: the query was dropped before it ran: %w", name, context.Cause(q.Context))
+	cause := context.Canceled
+	if q.dead() {
+		cause = context.Cause(q.Context)
+	}
+	return fmt.Errorf("backend %q: the query was dropped before it ran: %w", name, cause)
 }

@@ -47,6 +47,6 @@ func (b *Batcher[In, Out]) forget(c *call[In, Out], err error) (Out, error) {
 func (b *Batcher[In, Out]) recycle(c *call[In, Out]) {
 	var noIn In
 	var noOut Out
-	c.query.Context, c.query.In, c.query.Out, c.query.Err = nil, noIn, noOut, nil
+	c.query.Context, c.query.In, c.query.Out, c.query.Err, c.query.split = nil, noIn, noOut, nil, nil
 	b.calls.Put(c)
 }

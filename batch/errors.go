@@ -51,7 +51,8 @@ func (e *PanicError) Unwrap() error {
 
 // ItemErrors lets a model fail single queries of a batch: a model function
 // that returns it beside its answers gives error i to query i, and answer i
-// to every query whose error is nil. Its length must be that of the batch.
+// to every query whose error is nil. Its length must be that of the batch; the
+// answers may be missing when every query failed.
 type ItemErrors []error
 
 // Error says how many queries failed, and the first error.

@@ -19,8 +19,11 @@ var ErrStopped = errors.New("replica stopped")
 
 // Runner computes batches with a Func, on goroutines of its own.
 type Runner[In, Out any] struct {
-	cancel context.CancelCauseFunc
-	done   chan struct{} // closed when the goroutines have ended
+	fn       Func[In, Out]
+	contexts [2]context.Context // by Origin
+	cancel   context.CancelCauseFunc
+	running  sync.WaitGroup
+	done     chan struct{} // closed when the goroutines have ended
 
 	mu     sync.Mutex // guards sends to and the closing of work
 	closed bool
@@ -33,22 +36,35 @@ func NewRunner[In, Out any](slots int, fn Func[In, Out]) *Runner[In, Out] {
 	slots = max(1, slots)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	// The channel has room for every slot, so that handing over never blocks.
-	r := &Runner[In, Out]{work: make(chan *Batch[In, Out], slots), cancel: cancel, done: make(chan struct{})}
-	contexts := [...]context.Context{API: withOrigin(ctx, API), Web: withOrigin(ctx, Web)}
-	var running sync.WaitGroup
+	r := &Runner[In, Out]{fn: fn, cancel: cancel, done: make(chan struct{}), work: make(chan *Batch[In, Out], slots)}
+	r.contexts = [...]context.Context{API: withOrigin(ctx, API), Web: withOrigin(ctx, Web)}
 	for range slots {
-		running.Go(func() {
-			for b := range r.work {
-				b.Finish(protect(contexts[b.Origin], fn, b.Inputs()))
-			}
-		})
+		r.running.Go(r.compute)
 	}
 	go func() {
-		running.Wait()
+		r.running.Wait()
 		cancel(ErrStopped)
 		close(r.done)
 	}()
 	return r
+}
+
+// compute is one of the Runner's goroutines. If fn ends the goroutine, as the
+// FailNow of a test does, its batch fails and another goroutine goes on.
+func (r *Runner[In, Out]) compute() {
+	var computing *Batch[In, Out]
+	defer func() {
+		if computing != nil {
+			r.running.Go(r.compute)
+			computing.Finish(nil, &PanicError{Where: "model", Value: "runtime.Goexit was called", Stack: debug.Stack()})
+		}
+	}()
+	for b := range r.work {
+		computing = b
+		out, err := protect(r.contexts[b.Origin], r.fn, b.Inputs())
+		computing = nil
+		b.Finish(out, err)
+	}
 }
 
 // Run hands over a batch. After Stop its queries fail with ErrStopped.

@@ -25,9 +25,9 @@ type groupKey struct {
 type group[In, Out any] struct {
 	key            groupKey
 	oldest, newest *Query[In, Out]
-	cost           int
+	len, cost      int
 	// urgent is the earliest moment at which a deadline in the group ends a
-	// hold; zero means none does.
+	// hold; zero means none does. It may be that of a query that has left.
 	urgent time.Time
 }
 
@@ -57,6 +57,7 @@ func (w *queue[In, Out]) push(q *Query[In, Out], key groupKey) *group[In, Out] {
 		g.newest.nextMate = q
 	}
 	g.newest = q
+	g.len++
 	g.cost += q.cost
 	w.len++
 	w.bytes += q.bytes
@@ -86,6 +87,7 @@ func (w *queue[In, Out]) remove(q *Query[In, Out]) {
 		q.nextMate.prevMate = q.prevMate
 	}
 	q.group, q.prev, q.next, q.prevMate, q.nextMate = nil, nil, nil, nil, nil
+	g.len--
 	g.cost -= q.cost
 	w.len--
 	w.bytes -= q.bytes
@@ -93,6 +95,29 @@ func (w *queue[In, Out]) remove(q *Query[In, Out]) {
 		delete(w.groups, g.key)
 		*g = group[In, Out]{}
 		w.spare = g
+	}
+}
+
+// hurry notes the moment at which q's deadline ends a hold: a hold may use up
+// half of the time that the query had on arrival; the other half is for
+// computing it.
+func (g *group[In, Out]) hurry(q *Query[In, Out]) {
+	if q.Context == nil {
+		return
+	}
+	if deadline, ok := q.Context.Deadline(); ok {
+		by := q.arrived.Add(deadline.Sub(q.arrived) / 2)
+		if g.urgent.IsZero() || by.Before(g.urgent) {
+			g.urgent = by
+		}
+	}
+}
+
+// findUrgent sets urgent from the queries that still wait.
+func (g *group[In, Out]) findUrgent() {
+	g.urgent = time.Time{}
+	for q := g.oldest; q != nil; q = q.nextMate {
+		g.hurry(q)
 	}
 }
 
@@ -108,7 +133,14 @@ func (g *group[In, Out]) leaveBy(hold time.Duration) time.Time {
 // ready reports whether a hold of the group is over: nothing is gained by
 // waiting for a batch that is full, and nothing is allowed after leaveBy.
 func (g *group[In, Out]) ready(now time.Time, l Limits) bool {
-	return g.cost >= l.MaxBatchSize || !now.Before(g.leaveBy(l.BatchWaitTimeout))
+	if g.cost >= l.MaxBatchSize {
+		return true
+	}
+	if now.Before(g.leaveBy(l.BatchWaitTimeout)) {
+		return false
+	}
+	g.findUrgent() // here, and not whenever a query leaves: the group is small
+	return !now.Before(g.leaveBy(l.BatchWaitTimeout))
 }
 
 // next returns the group that leaves now. If none does, it returns nil and the
@@ -137,41 +169,30 @@ func (w *queue[In, Out]) next(now time.Time, l Limits) (*group[In, Out], time.Ti
 }
 
 // take removes the group's next batch from the queue and says why it has the
-// size it has. Queries that nobody waits for any more go to dropped instead.
-// Only a query admitted before the maximum was lowered below its cost can
-// exceed it; it then goes alone.
-func (w *queue[In, Out]) take(g *group[In, Out], now time.Time, l Limits, dropped *[]*Query[In, Out]) ([]*Query[In, Out], Reason) {
+// size it has. Only a query admitted before the maximum was lowered below its
+// cost can exceed it; it then goes alone.
+func (w *queue[In, Out]) take(g *group[In, Out], now time.Time, l Limits) ([]*Query[In, Out], Reason) {
 	held := l.BatchWaitTimeout > 0
-	hurried := held && !g.urgent.IsZero() && now.Before(g.oldest.arrived.Add(l.BatchWaitTimeout))
-	var batch []*Query[In, Out]
-	cost, reason := 0, Free
-	for q := g.oldest; q != nil; {
-		following := q.nextMate
-		switch {
-		case q.dead():
-			w.remove(q)
-			*dropped = append(*dropped, q)
-		case cost+q.cost > l.MaxBatchSize && cost > 0:
+	hurried := held && now.Before(g.oldest.arrived.Add(l.BatchWaitTimeout))
+	batch := make([]*Query[In, Out], 0, min(g.len, l.MaxBatchSize))
+	cost := 0
+	for q := g.oldest; q != nil; q = g.oldest {
+		if cost > 0 && cost+q.cost > l.MaxBatchSize {
 			return batch, Cost
-		default:
-			if batch == nil {
-				batch = make([]*Query[In, Out], 0, min(w.len, l.MaxBatchSize))
-			}
-			w.remove(q)
-			batch = append(batch, q)
-			if cost += q.cost; cost >= l.MaxBatchSize {
-				return batch, Full
-			}
 		}
-		q = following
+		w.remove(q)
+		batch = append(batch, q)
+		if cost += q.cost; cost >= l.MaxBatchSize {
+			return batch, Full
+		}
 	}
 	switch {
 	case hurried:
-		reason = Deadline
+		return batch, Deadline
 	case held:
-		reason = Timeout
+		return batch, Timeout
 	case w.len > 0:
-		reason = Key
+		return batch, Key
 	}
-	return batch, reason
+	return batch, Free
 }

@@ -38,20 +38,22 @@ func (b *Batch[In, Out]) Inputs() []In {
 func (b *Batch[In, Out]) Finish(out []Out, err error) {
 	n := len(b.Queries)
 	items, perItem := errors.AsType[ItemErrors](err)
-	switch {
-	case perItem && len(items) != n:
-		err = &CountError{Name: b.replica.batcher.opts.Name, Expected: n, Got: len(items)}
-	case err == nil && len(out) != n, perItem && len(out) != n:
-		err = &CountError{Name: b.replica.batcher.opts.Name, Expected: n, Got: len(out)}
-	case perItem:
+	answers := len(out)
+	if perItem {
 		err = nil
+		if len(items) != n {
+			items, answers = nil, len(items)
+		}
+	}
+	if err == nil && answers != n {
+		err = &CountError{Name: b.replica.batcher.opts.Name, Expected: n, Got: answers}
 	}
 	for i, q := range b.Queries {
 		switch {
+		case items != nil && items[i] != nil:
+			q.Err = items[i]
 		case err != nil:
 			q.Err = err
-		case perItem && items[i] != nil:
-			q.Err = items[i]
 		default:
 			q.Out = out[i]
 		}
@@ -69,7 +71,7 @@ func (b *Batch[In, Out]) Complete() {
 	failed := 0
 	for _, q := range b.Queries {
 		q.Trip = Trip{
-			Queued: b.Left.Sub(q.arrived), Computed: b.Computed,
+			Queued: max(0, b.Left.Sub(q.arrived)), Computed: b.Computed,
 			BatchID: b.ID, BatchSize: len(b.Queries), Reason: b.Reason,
 		}
 		if q.Err != nil {
@@ -84,10 +86,12 @@ func (b *Batch[In, Out]) Complete() {
 	m.stats.Answered += uint64(len(b.Queries) - failed)
 	m.stats.Sizes[len(b.Queries)]++
 	m.stats.Reasons[b.Reason]++
+	m.running -= len(b.Queries)
+	m.answering += len(b.Queries)
 	r.release()
 	m.dispatch(now, &work)
 	m.mu.Unlock()
-	work.do()
+	m.do(&work)
 
 	if m.opts.OnBatch != nil {
 		m.opts.OnBatch(b)
@@ -95,11 +99,7 @@ func (b *Batch[In, Out]) Complete() {
 	for _, q := range b.Queries {
 		q.Done(q)
 	}
-
-	m.mu.Lock()
-	m.running -= len(b.Queries) // only now: a drain waits for the answers to be out
-	m.checkIdle()
-	m.mu.Unlock()
+	m.answered(len(b.Queries))
 }
 
 // Replica is one running instance of a model, attached to a batcher.
@@ -127,7 +127,7 @@ func (b *Batcher[In, Out]) Attach(slots int, run func(*Batch[In, Out])) *Replica
 	b.free += slots
 	b.dispatch(now, &work)
 	b.mu.Unlock()
-	work.do()
+	b.do(&work)
 	return r
 }
 

@@ -73,6 +73,8 @@ func (s *split[In, Out]) finish(last *Query[In, Out]) {
 	whole := s.whole
 	whole.Trip = last.Trip
 	whole.Trip.Queued = s.parts[0].Trip.Queued
+	// From when the first part left until the last was answered.
+	whole.Trip.Computed = max(0, last.Trip.Queued+last.Trip.Computed-whole.Trip.Queued)
 	whole.Err = s.err
 	if whole.Err == nil {
 		outs := make([]Out, len(s.parts))

@@ -1,0 +1,684 @@
+package batch_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/shoalserve/shoal/batch"
+)
+
+// reference is the batcher as one would explain it: the queries that wait, in
+// order of arrival, and the rule by which they leave.
+type reference struct {
+	limits   batch.Limits
+	now      time.Time
+	draining bool
+	waiting  []*ask
+	seats    []*seat // the attached replicas
+	starts   []start // all batches that left, in order
+	stats    batch.Stats
+}
+
+type start struct {
+	ids    string
+	seat   *seat
+	reason batch.Reason
+	left   time.Time
+}
+
+type seat struct{ name, slots, free int }
+
+// ask is one query: what it is, and what must become of it.
+type ask struct {
+	id      int
+	origin  batch.Origin
+	key     string
+	cost    int
+	size    int64
+	ctx     *virtualContext // nil for none
+	arrived time.Time
+
+	query *query
+	seen  []error // the errors with which Done was called, nil for an answer
+	wants []error // the same, as the reference has it
+}
+
+func (r *reference) dispatch() {
+	for {
+		s := r.freest()
+		i := slices.IndexFunc(r.groups(), r.ready)
+		if s == nil || i < 0 {
+			return
+		}
+		group := r.groups()[i]
+		if r.dropDead(group) {
+			continue
+		}
+		batch, reason := r.fill(group)
+		r.take(batch...)
+		s.free--
+		r.stats.Running += len(batch)
+		r.starts = append(r.starts, start{fmt.Sprint(ids(batch)), s, reason, r.now})
+	}
+}
+
+// groups are the queries that may share a batch, the oldest group first.
+func (r *reference) groups() (groups [][]*ask) {
+next:
+	for _, q := range r.waiting {
+		for i, g := range groups {
+			if g[0].origin == q.origin && g[0].key == q.key {
+				groups[i] = append(g, q)
+				continue next
+			}
+		}
+		groups = append(groups, []*ask{q})
+	}
+	return groups
+}
+
+func (r *reference) hold() time.Duration {
+	if r.draining {
+		return 0
+	}
+	return r.limits.BatchWaitTimeout
+}
+
+func (r *reference) ready(group []*ask) bool {
+	return r.hold() == 0 || cost(group) >= r.limits.MaxBatchSize || !r.now.Before(r.leaveBy(group))
+}
+
+func (r *reference) leaveBy(group []*ask) time.Time {
+	by := group[0].arrived.Add(r.hold())
+	for _, q := range group {
+		if q.ctx != nil && !q.ctx.deadline.IsZero() {
+			if half := q.arrived.Add(q.ctx.deadline.Sub(q.arrived) / 2); half.Before(by) {
+				by = half
+			}
+		}
+	}
+	return by
+}
+
+func (r *reference) fill(group []*ask) ([]*ask, batch.Reason) {
+	n := 1
+	for n < len(group) && cost(group[:n+1]) <= r.limits.MaxBatchSize {
+		n++
+	}
+	switch {
+	case cost(group[:n]) >= r.limits.MaxBatchSize:
+		return group[:n], batch.Full
+	case n < len(group):
+		return group[:n], batch.Cost
+	case r.hold() > 0 && r.now.Before(group[0].arrived.Add(r.hold())):
+		return group, batch.Deadline
+	case r.hold() > 0:
+		return group, batch.Timeout
+	case r.limits.BatchWaitTimeout > 0:
+		return group, batch.Drain
+	case n < len(r.waiting):
+		return group, batch.Key
+	}
+	return group, batch.Free
+}
+
+// dropDead drops what is dead in the group, as far as its next batch reaches.
+func (r *reference) dropDead(group []*ask) bool {
+	var dead, alive []*ask
+	for _, q := range group {
+		if cost(alive) >= r.limits.MaxBatchSize {
+			break
+		}
+		if q.dead() {
+			dead = append(dead, q)
+			q.wants = append(q.wants, q.ctx.Err())
+		} else {
+			alive = append(alive, q)
+		}
+	}
+	r.take(dead...)
+	r.stats.Dropped += uint64(len(dead))
+	return len(dead) > 0
+}
+
+func (r *reference) take(gone ...*ask) {
+	r.waiting = slices.DeleteFunc(r.waiting, func(q *ask) bool { return slices.Contains(gone, q) })
+}
+
+func (r *reference) freest() (best *seat) {
+	for _, s := range r.seats {
+		if s.free > 0 && (best == nil || s.free > best.free) {
+			best = s
+		}
+	}
+	return best
+}
+
+func (r *reference) advance(to time.Time) {
+	for r.freest() != nil && len(r.waiting) > 0 {
+		next := to.Add(1)
+		for _, g := range r.groups() {
+			if by := r.leaveBy(g); by.Before(next) {
+				next = by
+			}
+		}
+		if next.After(to) {
+			break
+		}
+		r.now = next
+		r.dispatch()
+	}
+	r.now = to
+}
+
+// admit is what Submit must return.
+func (r *reference) admit(q *ask) error {
+	bytes := q.size
+	for _, w := range r.waiting {
+		bytes += w.size
+	}
+	switch {
+	case q.dead():
+		return q.ctx.Err()
+	case r.draining:
+		return batch.ErrDraining
+	case q.cost > r.limits.MaxBatchSize:
+		return &batch.TooLargeError{}
+	case len(r.waiting) > 0 && (len(r.waiting) >= r.limits.MaxQueued || bytes > r.limits.MaxQueuedBytes):
+		return batch.ErrQueueFull
+	}
+	return nil
+}
+
+func cost(asks []*ask) (sum int) {
+	for _, q := range asks {
+		sum += q.cost
+	}
+	return sum
+}
+
+func ids(asks []*ask) (ids []int) {
+	for _, q := range asks {
+		ids = append(ids, q.id)
+	}
+	return ids
+}
+
+func (q *ask) dead() bool { return q.ctx != nil && q.ctx.Err() != nil }
+
+type query = batch.Query[*ask, int]
+
+func answerTo(id int) int { return 7*id + 1 }
+
+var (
+	errModel = errors.New("the model failed")
+	errItem  = errors.New("the item failed")
+)
+
+// machine runs a Batcher and the reference beside each other.
+type machine struct {
+	*rapid.T
+	batcher *batch.Batcher[*ask, int]
+	clock   *virtualClock
+	ref     reference
+
+	asks    []*ask
+	started []start
+	running []*batch.Batch[*ask, int]
+	members map[*batch.Batch[*ask, int]]*replica
+
+	replicas []*replica
+	leaving  []*replica // detached
+
+	drained chan error // set while Drain runs
+	giveUp  context.CancelFunc
+}
+
+type replica struct {
+	*batch.Replica[*ask, int]
+	seat    *seat
+	running int
+	done    <-chan struct{} // set once detached
+}
+
+func TestBatcherDoesWhatTheReferenceDoes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := &machine{T: t, clock: newVirtualClock(), members: map[*batch.Batch[*ask, int]]*replica{}}
+		m.ref.now = m.clock.now
+		m.ref.stats.Sizes = map[int]uint64{}
+		m.ref.limits = m.drawLimits()
+		m.batcher = batch.New(batch.Options[*ask, int]{
+			Limits: m.ref.limits,
+			Key:    func(q *ask) string { return q.key },
+			Cost:   func(q *ask) int { return q.cost },
+			Size:   func(q *ask) int64 { return q.size },
+			Clock:  m.clock,
+		})
+		t.Repeat(map[string]func(*rapid.T){
+			"":         func(*rapid.T) { m.compare() },
+			"submit":   func(*rapid.T) { m.submit() },
+			"submit 2": func(*rapid.T) { m.submit(); m.submit() },
+			"cancel":   func(*rapid.T) { m.cancel() },
+			"withdraw": func(*rapid.T) { m.withdraw() },
+			"attach":   func(*rapid.T) { m.attach() },
+			"detach":   func(*rapid.T) { m.detach() },
+			"finish":   func(*rapid.T) { m.finish() },
+			"update":   func(*rapid.T) { m.update(m.drawLimits()) },
+			"advance":  func(*rapid.T) { m.advance() },
+			"drain":    func(*rapid.T) { m.drain() },
+		})
+		m.wrapUp()
+	})
+}
+
+func (m *machine) drawLimits() batch.Limits {
+	return batch.Limits{
+		MaxBatchSize:     rapid.IntRange(1, 5).Draw(m.T, "max"),
+		BatchWaitTimeout: time.Duration(rapid.SampledFrom([]int{0, 0, 7, 20}).Draw(m.T, "hold")) * time.Millisecond,
+		MaxQueued:        rapid.IntRange(1, 12).Draw(m.T, "queued"),
+		MaxQueuedBytes:   int64(rapid.IntRange(50, 300).Draw(m.T, "bytes")),
+	}
+}
+
+func (m *machine) submit() {
+	q := &ask{
+		id:      len(m.asks),
+		origin:  batch.Origin(rapid.IntRange(0, 1).Draw(m.T, "origin")),
+		key:     rapid.SampledFrom([]string{"a", "a", "b"}).Draw(m.T, "key"),
+		cost:    rapid.SampledFrom([]int{1, 1, 1, 2, 3, 5}).Draw(m.T, "cost"),
+		size:    int64(rapid.IntRange(0, 60).Draw(m.T, "size")),
+		arrived: m.clock.now,
+	}
+	switch rapid.IntRange(0, 5).Draw(m.T, "context") {
+	case 0:
+		q.ctx = &virtualContext{clock: m.clock, cancelled: true}
+	case 1, 2:
+		q.ctx = &virtualContext{clock: m.clock}
+	case 3:
+		within := time.Duration(rapid.IntRange(0, 50).Draw(m.T, "within")) * time.Millisecond
+		q.ctx = &virtualContext{clock: m.clock, deadline: m.clock.now.Add(within)}
+	}
+	q.query = &query{In: q, Origin: q.origin}
+	if q.ctx != nil {
+		q.query.Context = q.ctx
+	}
+	q.query.Done = func(done *query) {
+		q.seen = append(q.seen, done.Err)
+		if done.Err == nil && done.Out != answerTo(q.id) {
+			m.Fatalf("query %d got the answer %d, which is not its own", q.id, done.Out)
+		}
+	}
+	want := m.ref.admit(q)
+	if want == nil {
+		m.asks = append(m.asks, q)
+		m.ref.waiting = append(m.ref.waiting, q)
+		m.ref.stats.Admitted++
+		m.ref.dispatch()
+	} else {
+		m.ref.stats.Refused++
+	}
+	if err := m.batcher.Submit(q.query); !sameError(err, want) {
+		m.Fatalf("submit of %+v: got %v, want %v", q, err, want)
+	}
+}
+
+func (m *machine) cancel() {
+	q := m.pick()
+	if q.ctx != nil {
+		q.ctx.cancelled = true
+	}
+}
+
+func (m *machine) withdraw() {
+	q := m.pick()
+	want := slices.Contains(m.ref.waiting, q)
+	if want {
+		m.ref.take(q)
+		m.ref.stats.Dropped++
+	}
+	if got := m.batcher.Withdraw(q.query); got != want {
+		m.Fatalf("withdraw of %d: got %v, want %v", q.id, got, want)
+	}
+}
+
+// pick chooses one of the queries so far, the later ones more often.
+func (m *machine) pick() *ask {
+	if len(m.asks) == 0 {
+		m.Skip("no queries")
+	}
+	return m.asks[len(m.asks)-1-rapid.IntRange(0, len(m.asks)-1).Draw(m.T, "query")]
+}
+
+func (m *machine) attach() {
+	if len(m.replicas) == 3 {
+		m.Skip("enough replicas")
+	}
+	slots := rapid.IntRange(1, 3).Draw(m.T, "slots")
+	r := &replica{seat: &seat{name: len(m.replicas) + len(m.leaving), slots: slots, free: slots}}
+	m.replicas = append(m.replicas, r)
+	m.ref.seats = append(m.ref.seats, r.seat)
+	m.ref.dispatch()
+	r.Replica = m.batcher.Attach(slots, func(b *batch.Batch[*ask, int]) { m.run(r, b) })
+}
+
+func (m *machine) detach() {
+	if len(m.replicas) == 0 {
+		m.Skip("no replicas")
+	}
+	i := rapid.IntRange(0, len(m.replicas)-1).Draw(m.T, "replica")
+	r := m.replicas[i]
+	m.replicas = slices.Delete(m.replicas, i, i+1)
+	m.ref.seats = slices.Delete(m.ref.seats, i, i+1)
+	m.leaving = append(m.leaving, r)
+	r.done = r.Detach()
+}
+
+// run is the replica's side; what it checks holds whatever the reference says.
+func (m *machine) run(r *replica, b *batch.Batch[*ask, int]) {
+	var members []*ask
+	for _, q := range b.Queries {
+		members = append(members, q.In)
+		switch first := b.Queries[0].In; {
+		case q.In.dead():
+			m.Fatalf("query %d runs though its context has ended", q.In.id)
+		case q.In.origin != first.origin || q.In.key != first.key || q.In.origin != b.Origin:
+			m.Fatalf("queries %d and %d share a batch", first.id, q.In.id)
+		}
+	}
+	if !slices.IsSorted(ids(members)) {
+		m.Fatalf("batch out of order: %v", ids(members))
+	}
+	if cost(members) > m.batcher.Limits().MaxBatchSize && len(members) > 1 {
+		m.Fatalf("batch too large: %v", ids(members))
+	}
+	if r.running++; r.running > r.seat.slots {
+		m.Fatalf("replica has %d batches in %d slots", r.running, r.seat.slots)
+	}
+	m.running = append(m.running, b)
+	m.members[b] = r
+	m.started = append(m.started, start{fmt.Sprint(ids(members)), r.seat, b.Reason, b.Left})
+}
+
+func (m *machine) finish() {
+	if len(m.running) == 0 {
+		m.Skip("nothing runs")
+	}
+	i := rapid.IntRange(0, len(m.running)-1).Draw(m.T, "batch")
+	m.answer(i, rapid.SampledFrom([]string{"answers", "answers", "error", "items", "items only", "count", "complete"}).Draw(m.T, "how"))
+}
+
+// answer finishes the batch running[i] in one of the ways a replica may.
+func (m *machine) answer(i int, how string) {
+	b := m.running[i]
+	m.running = slices.Delete(m.running, i, i+1)
+	r := m.members[b]
+	r.running--
+	r.seat.free++
+
+	n := len(b.Queries)
+	out := make([]int, n)
+	wants := make([]error, n) // each query's error
+	for i, q := range b.Queries {
+		out[i] = answerTo(q.In.id)
+		if how == "items only" || how == "items" && rapid.Bool().Draw(m.T, "fails") {
+			wants[i] = errItem
+		}
+	}
+	items := batch.ItemErrors(slices.Clone(wants))
+	finish := func() { b.Finish(out, nil) }
+	switch how {
+	case "error":
+		wants = slices.Repeat([]error{errModel}, n)
+		finish = func() { b.Finish(nil, errModel) }
+	case "count":
+		wants = slices.Repeat([]error{&batch.CountError{}}, n)
+		finish = func() { b.Finish(append(out, 1), nil) }
+	case "items":
+		finish = func() { b.Finish(out, items) }
+	case "items only":
+		finish = func() { b.Finish(nil, items) }
+	case "complete":
+		finish = func() {
+			for i, q := range b.Queries {
+				q.Out = out[i]
+			}
+			b.Complete()
+		}
+	}
+	for i, q := range b.Queries {
+		q.In.wants = append(q.In.wants, wants[i])
+		if wants[i] == nil {
+			m.ref.stats.Answered++
+		} else {
+			m.ref.stats.Failed++
+		}
+	}
+	m.ref.stats.Batches++
+	m.ref.stats.Sizes[n]++
+	m.ref.stats.Reasons[b.Reason]++
+	m.ref.stats.Running -= n
+	m.ref.dispatch()
+	finish()
+	for _, q := range b.Queries {
+		want := batch.Trip{
+			Queued: b.Left.Sub(q.In.arrived), Computed: m.clock.now.Sub(b.Left),
+			BatchID: b.ID, BatchSize: n, Reason: b.Reason,
+		}
+		if q.Trip != want {
+			m.Fatalf("trip of query %d: got %+v, want %+v", q.In.id, q.Trip, want)
+		}
+	}
+}
+
+func (m *machine) update(l batch.Limits) {
+	m.ref.limits = l
+	m.ref.dispatch()
+	m.batcher.Update(l)
+}
+
+func (m *machine) advance() {
+	to := m.clock.now.Add(time.Duration(rapid.IntRange(1, 25).Draw(m.T, "ms")) * time.Millisecond)
+	m.ref.advance(to)
+	m.clock.advance(to)
+}
+
+// drain begins a drain, seldom, or gives up the one that runs.
+func (m *machine) drain() {
+	if rapid.IntRange(0, 5).Draw(m.T, "seldom") > 0 {
+		m.Skip("not now")
+	}
+	if m.drained == nil {
+		m.beginDrain()
+	} else {
+		m.endDrain()
+	}
+}
+
+func (m *machine) beginDrain() {
+	m.ref.draining = true
+	m.ref.dispatch()
+	ctx := &drainContext{begun: make(chan struct{})}
+	ctx.Context, m.giveUp = context.WithCancel(context.Background())
+	m.drained = make(chan error, 1)
+	go func() { m.drained <- m.batcher.Drain(ctx) }()
+	<-ctx.begun
+}
+
+func (m *machine) endDrain() {
+	idle := len(m.ref.waiting)+m.ref.stats.Running == 0
+	for _, q := range m.ref.waiting {
+		q.wants = append(q.wants, batch.ErrDraining)
+		m.ref.stats.Dropped++
+	}
+	m.ref.waiting = nil
+	if !idle {
+		m.giveUp()
+	}
+	if err := <-m.drained; (err == nil) != idle {
+		m.Fatalf("drain returned %v", err)
+	}
+	m.giveUp()
+	m.drained = nil
+}
+
+// wrapUp drains the batcher in good order: every query must be answered.
+func (m *machine) wrapUp() {
+	m.compare()
+	if m.drained == nil {
+		m.beginDrain()
+	}
+	if len(m.replicas) == 0 {
+		m.attach()
+	}
+	for len(m.running) > 0 {
+		m.answer(0, "answers")
+		m.compare()
+	}
+	m.endDrain()
+	m.compare()
+	if len(m.ref.waiting) > 0 {
+		m.Fatalf("still waiting: %v", ids(m.ref.waiting))
+	}
+}
+
+// compare checks that the batcher did what the reference says, and no more.
+func (m *machine) compare() {
+	if !slices.Equal(m.started, m.ref.starts) {
+		m.Fatalf("batches\n got %s\nwant %s", show(m.started), show(m.ref.starts))
+	}
+	for _, q := range m.asks {
+		if len(q.seen) > 1 || !slices.EqualFunc(q.seen, q.wants, sameError) {
+			m.Fatalf("query %d ended with %v, want %v", q.id, q.seen, q.wants)
+		}
+	}
+	want := m.ref.stats
+	want.Queued = len(m.ref.waiting)
+	got := m.batcher.Stats()
+	if !maps.Equal(got.Sizes, want.Sizes) {
+		m.Fatalf("sizes: got %v, want %v", got.Sizes, want.Sizes)
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		m.Fatalf("stats:\n got %+v\nwant %+v", got, want)
+	}
+	if got.Admitted != got.Answered+got.Failed+got.Dropped+uint64(got.Queued+got.Running) {
+		m.Fatalf("stats do not add up: %+v", got)
+	}
+	for _, r := range m.leaving {
+		select {
+		case <-r.done:
+			if r.running > 0 {
+				m.Fatalf("replica %d is done with %d batches running", r.seat.name, r.running)
+			}
+		default:
+			if r.running == 0 {
+				m.Fatalf("replica %d is idle and detached, but not done", r.seat.name)
+			}
+		}
+	}
+}
+
+func show(starts []start) (out string) {
+	for _, s := range starts {
+		out += fmt.Sprintf("\n  %s on %d: %v at %v", s.ids, s.seat.name, s.reason, s.left.Sub(epoch))
+	}
+	return out
+}
+
+// sameError reports whether got is the sentinel that is wanted, or of its type.
+func sameError(got, want error) bool {
+	switch want.(type) {
+	case *batch.TooLargeError:
+		_, ok := errors.AsType[*batch.TooLargeError](got)
+		return ok
+	case *batch.CountError:
+		_, ok := errors.AsType[*batch.CountError](got)
+		return ok
+	}
+	return errors.Is(got, want)
+}
+
+var epoch = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// virtualClock is a clock that a test advances. It is not safe for concurrent use.
+type virtualClock struct {
+	now    time.Time
+	timers []*virtualTimer
+}
+
+type virtualTimer struct {
+	clock *virtualClock
+	at    time.Time
+	f     func()
+}
+
+func newVirtualClock() *virtualClock { return &virtualClock{now: epoch} }
+
+func (c *virtualClock) Now() time.Time { return c.now }
+
+func (c *virtualClock) AfterFunc(d time.Duration, f func()) batch.Timer {
+	t := &virtualTimer{c, c.now.Add(d), f}
+	c.timers = append(c.timers, t)
+	return t
+}
+
+func (c *virtualClock) advance(to time.Time) {
+	for len(c.timers) > 0 {
+		t := slices.MinFunc(c.timers, func(a, b *virtualTimer) int { return a.at.Compare(b.at) })
+		if t.at.After(to) {
+			break
+		}
+		t.Stop()
+		if t.at.After(c.now) {
+			c.now = t.at
+		}
+		t.f()
+	}
+	c.now = to
+}
+
+func (t *virtualTimer) Stop() bool {
+	i := slices.Index(t.clock.timers, t)
+	if i >= 0 {
+		t.clock.timers = slices.Delete(t.clock.timers, i, i+1)
+	}
+	return i >= 0
+}
+
+// virtualContext ends when cancelled is set or at a moment of a virtualClock.
+type virtualContext struct {
+	clock     *virtualClock
+	cancelled bool
+	deadline  time.Time
+}
+
+func (c *virtualContext) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
+func (c *virtualContext) Done() <-chan struct{}       { return nil }
+func (c *virtualContext) Value(any) any               { return nil }
+
+func (c *virtualContext) Err() error {
+	switch {
+	case c.cancelled:
+		return context.Canceled
+	case !c.deadline.IsZero() && !c.clock.now.Before(c.deadline):
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// drainContext tells when Drain has done its part and begins to wait.
+type drainContext struct {
+	context.Context
+	begun chan struct{}
+}
+
+func (c *drainContext) Done() <-chan struct{} {
+	close(c.begun)
+	return c.Context.Done()
+}
