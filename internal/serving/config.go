@@ -70,6 +70,9 @@ func DecodeConfig(base Config, raw []byte) (Config, error) {
 	return c, c.validate(keys)
 }
 
+// Validate refuses values that are out of range.
+func (c Config) Validate() error { return c.validate(nil) }
+
 // validate refuses values that are out of range, among the keys that were set.
 func (c Config) validate(set map[string]json.RawMessage) error {
 	for key, value := range map[string]int64{

@@ -2,9 +2,10 @@ package serving
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"hash/fnv"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -95,9 +96,9 @@ func (e *Endpoint) draw(shardKey string) float64 {
 	if shardKey == "" {
 		return rand.Float64()
 	}
-	h := fnv.New64a()
-	h.Write([]byte(shardKey)) // never fails
-	return float64(h.Sum64()) / (1 << 64)
+	// A hash that is even for short keys too, and the same in every process.
+	h := sha256.Sum256([]byte(shardKey))
+	return float64(binary.BigEndian.Uint64(h[:])>>11) / (1 << 53)
 }
 
 // Try calls submit with the backend that the traffic chooses. If that backend

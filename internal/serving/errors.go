@@ -100,11 +100,16 @@ type LoadError struct {
 	Type      string
 	Message   string
 	Traceback string
+	// Err is the Go error, where the model is a Go function.
+	Err error
 }
 
 func (e *LoadError) Error() string {
 	return fmt.Sprintf("backend %q could not be started: %s: %s", e.Backend, e.Type, e.Message)
 }
+
+// Unwrap returns the Go error, if there is one.
+func (e *LoadError) Unwrap() error { return e.Err }
 
 // Problem is an error as every protocol shows it.
 type Problem struct {

@@ -134,7 +134,8 @@ func (p *Pool[In, Out]) adopt(instances []Instance[In, Out], indices []int) {
 	for i, instance := range instances {
 		r := newReplica(p, indices[i])
 		p.replicas = append(p.replicas, r)
-		go r.supervise(instance) // ends when the replica is stopped; stop waits for it
+		attached := r.attach(instance)
+		go r.supervise(instance, attached) // ends when the replica is stopped; stop waits for it
 	}
 	p.show()
 }

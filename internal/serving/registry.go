@@ -119,17 +119,22 @@ func (r *Registry) Backend(name string) (Backend, error) {
 }
 
 // UpdateConfig changes a backend's config from the JSON of the keys to change.
-func (r *Registry) UpdateConfig(ctx context.Context, name string, patch []byte) (Backend, error) {
+func (r *Registry) UpdateConfig(ctx context.Context, name string, patch []byte) error {
+	return r.Reconfigure(ctx, name, func(old Config) (Config, error) { return DecodeConfig(old, patch) })
+}
+
+// Reconfigure changes a backend's config to what change makes of the one in force.
+func (r *Registry) Reconfigure(ctx context.Context, name string, change func(Config) (Config, error)) error {
 	defer r.deploying.lock(name)()
 	b, err := r.Backend(name)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	next, err := DecodeConfig(b.Config(), patch)
+	next, err := change(b.Config())
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return b, b.Update(ctx, next)
+	return b.Update(ctx, next)
 }
 
 // CreateEndpoint makes an endpoint. The same endpoint again is no error and

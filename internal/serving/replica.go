@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+
+	"github.com/shoalserve/shoal/batch"
 )
 
 // replica keeps one instance of a backend running: it starts another when one
@@ -31,27 +33,34 @@ func newReplica[In, Out any](p *Pool[In, Out], index int) *replica[In, Out] {
 	return r
 }
 
-// supervise attaches an instance and each that follows it.
-func (r *replica[In, Out]) supervise(instance Instance[In, Out]) {
+// attach puts an instance to work.
+func (r *replica[In, Out]) attach(instance Instance[In, Out]) *batch.Replica[In, Out] {
+	r.set(StateReady, instance.PID())
+	return r.pool.batcher.Attach(r.pool.Config().MaxConcurrentBatches, instance.Run)
+}
+
+// supervise watches over an instance and each that follows it.
+func (r *replica[In, Out]) supervise(instance Instance[In, Out], attached *batch.Replica[In, Out]) {
 	defer close(r.done)
 	pause := newPause()
-	for instance != nil {
+	for {
 		started := time.Now()
-		if !r.serve(instance) {
+		if !r.watch(instance, attached) {
 			return
 		}
 		if time.Since(started) > steady {
 			pause.Reset()
 		}
-		instance = r.restart(pause)
+		if instance = r.restart(pause); instance == nil {
+			r.set(StateStopped, 0)
+			return
+		}
+		attached = r.attach(instance)
 	}
-	r.set(StateStopped, 0)
 }
 
-// serve lets an instance work until it dies (true) or the replica is to stop.
-func (r *replica[In, Out]) serve(instance Instance[In, Out]) (died bool) {
-	attached := r.pool.batcher.Attach(r.pool.Config().MaxConcurrentBatches, instance.Run)
-	r.set(StateReady, instance.PID())
+// watch lets an instance work until it dies (true) or the replica is to stop.
+func (r *replica[In, Out]) watch(instance Instance[In, Out], attached *batch.Replica[In, Out]) (died bool) {
 	select {
 	case <-instance.Exited():
 		// First no more batches, then an end for those it had: the other way

@@ -1,0 +1,447 @@
+package serving_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/shoalserve/shoal/batch"
+	"github.com/shoalserve/shoal/internal/runtime/gofunc"
+	"github.com/shoalserve/shoal/internal/serving"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// model is a backend of a Go function from text to text.
+type model struct {
+	fn      batch.Func[string, string]
+	initErr error
+	starts  atomic.Int32
+	closes  atomic.Int32
+}
+
+func (m *model) build(name string, config serving.Config) serving.Build {
+	return func(ctx context.Context) (serving.Backend, error) {
+		runtime := gofunc.Runtime[string, string]{Batched: true, New: func(context.Context) (batch.Func[string, string], func() error, error) {
+			m.starts.Add(1)
+			return m.fn, func() error { m.closes.Add(1); return nil }, m.initErr
+		}}
+		codec := serving.Codec[string, string]{
+			Decode: func(c *serving.Call) (string, error) { return string(c.Args.Payload), nil },
+			Encode: func(_ *serving.Call, out string) (serving.Response, error) {
+				return serving.Response{Format: serving.Text, Body: []byte(out)}, nil
+			},
+		}
+		return serving.NewTypedPool(ctx, name, serving.Model[string, string]{Kind: "go", Runtime: runtime}, codec, config, serving.Deps{})
+	}
+}
+
+// says returns a model that answers each query with itself, marked.
+func says(mark string) *model {
+	return &model{fn: func(_ context.Context, in []string) ([]string, error) {
+		out := make([]string, len(in))
+		for i := range in {
+			out[i] = in[i] + mark
+		}
+		return out, nil
+	}}
+}
+
+func newRegistry(t *testing.T) *serving.Registry {
+	t.Helper()
+	r := serving.NewRegistry()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := r.Close(ctx); err != nil {
+			t.Errorf("closing the registry: %v", err)
+		}
+	})
+	return r
+}
+
+func deploy(t *testing.T, r *serving.Registry, name string, m *model) {
+	t.Helper()
+	if _, err := r.Deploy(t.Context(), name, false, m.build(name, serving.Config{})); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func endpoint(t *testing.T, r *serving.Registry, name, backend string) {
+	t.Helper()
+	if _, err := r.CreateEndpoint(name, serving.EndpointSpec{Backend: backend, Route: "/" + name}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ask sends one query through an endpoint and waits for its answer.
+func ask(r *serving.Registry, name, in, shardKey string) (string, error) {
+	e, err := r.Endpoint(name)
+	if err != nil {
+		return "", err
+	}
+	done := make(chan struct{})
+	c := &serving.Call{Origin: batch.API, Args: serving.Args{Payload: []byte(in)}, ShardKey: shardKey, Done: func(*serving.Call) { close(done) }}
+	if err := e.Submit(c); err != nil {
+		return "", err
+	}
+	<-done
+	return string(c.Response.Body), c.Err
+}
+
+func wantCode(t *testing.T, err error, code serving.Code) {
+	t.Helper()
+	if !errors.Is(err, &serving.Error{Code: code}) {
+		t.Errorf("got error %v, want %s", err, code)
+	}
+}
+
+func TestAnEndpointAnswersThroughItsBackend(t *testing.T) {
+	r := newRegistry(t)
+	deploy(t, r, "m:v1", says("1"))
+	endpoint(t, r, "m", "m:v1")
+	if got, err := ask(r, "m", "q", ""); got != "q1" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if e, ok := r.Route("/m"); !ok || e.Name != "m" {
+		t.Errorf("route /m leads to %v", e)
+	}
+}
+
+func TestNamesAreUniqueAndMistakesAreExplained(t *testing.T) {
+	r := newRegistry(t)
+	deploy(t, r, "adder:v1", says("1"))
+	endpoint(t, r, "adder", "adder:v1")
+
+	_, err := r.Deploy(t.Context(), "adder:v1", false, says("2").build("adder:v1", serving.Config{}))
+	wantCode(t, err, serving.AlreadyExists)
+	if created, err := r.CreateEndpoint("adder", serving.EndpointSpec{Backend: "adder:v1", Route: "/adder"}); created || err != nil {
+		t.Errorf("the same endpoint again: created %v, %v", created, err)
+	}
+	_, err = r.CreateEndpoint("adder", serving.EndpointSpec{Backend: "adder:v1", Route: "/other"})
+	wantCode(t, err, serving.AlreadyExists)
+	_, err = r.CreateEndpoint("other", serving.EndpointSpec{Backend: "adder:v1", Route: "/adder"})
+	wantCode(t, err, serving.AlreadyExists)
+	_, err = r.CreateEndpoint("other", serving.EndpointSpec{Backend: "addre:v1"})
+	wantCode(t, err, serving.BackendNotFound)
+	if err == nil || !strings.Contains(err.Error(), `did you mean "adder:v1"?`) {
+		t.Errorf("no suggestion in %v", err)
+	}
+	wantCode(t, r.Delete(t.Context(), "adder:v1"), serving.InUse)
+	if err := r.Delete(t.Context(), "nothing"); err != nil {
+		t.Errorf("deleting what does not exist: %v", err)
+	}
+	_, err = ask(r, "addr", "q", "")
+	wantCode(t, err, serving.EndpointNotFound)
+	for _, spec := range []serving.EndpointSpec{
+		{Backend: "adder:v1", Route: "no-slash"}, {Backend: "adder:v1", Route: "/-/x"}, {Backend: "adder:v1", Route: "/a?b"},
+		{Backend: "adder:v1", Route: "/x", Methods: []string{"FETCH"}},
+	} {
+		_, err := r.CreateEndpoint("bad", spec)
+		wantCode(t, err, serving.InvalidArgument)
+	}
+}
+
+func TestTrafficIsSplitByWeightAndStickyByShardKey(t *testing.T) {
+	r := newRegistry(t)
+	deploy(t, r, "v1", says("1"))
+	deploy(t, r, "v2", says("2"))
+	endpoint(t, r, "m", "v1")
+	if err := r.SetTraffic("m", map[string]float64{"v1": 0.7, "v2": 0.3}); err != nil {
+		t.Fatal(err)
+	}
+	counts := map[string]int{}
+	for range 2000 {
+		got, err := ask(r, "m", "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts[got]++
+	}
+	// Far outside what chance allows: more than six standard deviations.
+	if counts["2"] < 470 || counts["2"] > 730 {
+		t.Errorf("of 2000 queries at 0.3, %d went to v2", counts["2"])
+	}
+	seen := map[string]bool{}
+	for key := range 50 {
+		first, _ := ask(r, "m", "", strconv.Itoa(key))
+		for range 5 {
+			if again, _ := ask(r, "m", "", strconv.Itoa(key)); again != first {
+				t.Fatalf("shard key %d went to %s and to %s", key, first, again)
+			}
+		}
+		seen[first] = true
+	}
+	if len(seen) != 2 {
+		t.Errorf("50 shard keys all went to one backend")
+	}
+	for _, weights := range []map[string]float64{{}, {"v1": 0.5}, {"v1": -1, "v2": 2}, {"v1": 0.6, "v2": 0.6}} {
+		wantCode(t, r.SetTraffic("m", weights), serving.InvalidArgument)
+	}
+	wantCode(t, r.SetTraffic("m", map[string]float64{"v3": 1}), serving.BackendNotFound)
+}
+
+func TestShadowsGetCopiesAndTheirAnswersAreDropped(t *testing.T) {
+	r := newRegistry(t)
+	shadowed := make(chan string, 100)
+	deploy(t, r, "v1", says("1"))
+	deploy(t, r, "v2", &model{fn: func(_ context.Context, in []string) ([]string, error) {
+		for _, q := range in {
+			shadowed <- q
+		}
+		return nil, errors.New("nobody must see this")
+	}})
+	endpoint(t, r, "m", "v1")
+	if err := r.Shadow("m", "v2", 1); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		if got, err := ask(r, "m", strconv.Itoa(i), ""); err != nil || got != strconv.Itoa(i)+"1" {
+			t.Errorf("got %q, %v", got, err)
+		}
+	}
+	for range 10 {
+		<-shadowed
+	}
+	if err := r.SetTraffic("m", map[string]float64{"v1": 1}); err != nil {
+		t.Fatal(err)
+	}
+	if s, _ := r.EndpointStatus("m"); s.Shadows["v2"] != 1 {
+		t.Error("a change of traffic dropped the shadow")
+	}
+	wantCode(t, r.Delete(t.Context(), "v2"), serving.InUse)
+	if err := r.Shadow("m", "v2", 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Delete(t.Context(), "v2"); err != nil {
+		t.Error(err)
+	}
+	wantCode(t, r.Shadow("m", "v1", 1.5), serving.InvalidArgument)
+}
+
+func TestAReplacedBackendLosesNoQueryUnderLoad(t *testing.T) {
+	r := newRegistry(t)
+	deploy(t, r, "m", says("0"))
+	endpoint(t, r, "m", "m")
+	stop := make(chan struct{})
+	var asking sync.WaitGroup
+	for range 8 {
+		asking.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, err := ask(r, "m", "q", ""); err != nil {
+					t.Errorf("a query during a replacement: %v", err)
+					return
+				}
+			}
+		})
+	}
+	for i := range 20 {
+		if _, err := r.Deploy(t.Context(), "m", true, says(strconv.Itoa(i)).build("m", serving.Config{})); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	asking.Wait()
+	if got, _ := ask(r, "m", "", ""); got != "19" {
+		t.Errorf("the last version answers %q", got)
+	}
+}
+
+func TestADeployThatFailsLeavesTheRunningVersion(t *testing.T) {
+	r := newRegistry(t)
+	deploy(t, r, "m", says("old"))
+	endpoint(t, r, "m", "m")
+	broken := says("new")
+	broken.initErr = errors.New("no weights")
+	_, err := r.Deploy(t.Context(), "m", true, broken.build("m", serving.Config{}))
+	if load, ok := errors.AsType[*serving.LoadError](err); !ok || load.Message != "no weights" {
+		t.Errorf("got %v", err)
+	}
+	if got, err := ask(r, "m", "", ""); got != "old" || err != nil {
+		t.Errorf("after the failed deploy: %q, %v", got, err)
+	}
+}
+
+func TestTwoDeploysOfOneNameEndInOneOfThemWhole(t *testing.T) {
+	for _, replace := range []bool{false, true} {
+		t.Run(fmt.Sprintf("replace %v", replace), func(t *testing.T) {
+			r := newRegistry(t)
+			models := []*model{says("0"), says("1")}
+			errs := make([]error, 2)
+			var deploying sync.WaitGroup
+			for i, m := range models {
+				deploying.Go(func() {
+					_, errs[i] = r.Deploy(t.Context(), "m", replace, m.build("m", serving.Config{NumReplicas: 3}))
+				})
+			}
+			deploying.Wait()
+			endpoint(t, r, "m", "m")
+			won, err := ask(r, "m", "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 50 { // each replica is of the winner
+				if again, _ := ask(r, "m", "", ""); again != won {
+					t.Fatalf("answers from both: %q and %q", won, again)
+				}
+			}
+			if failed := (errs[0] != nil) != (errs[1] != nil); failed == replace {
+				t.Errorf("errors: %v", errs)
+			}
+		})
+	}
+}
+
+func TestReplicasFollowTheConfig(t *testing.T) {
+	r := newRegistry(t)
+	m := says("")
+	deploy(t, r, "m", m)
+	endpoint(t, r, "m", "m")
+	update := func(patch string) {
+		t.Helper()
+		if err := r.UpdateConfig(t.Context(), "m", []byte(patch)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	update(`{"num_replicas": 3}`)
+	b, _ := r.Backend("m")
+	if n := len(b.Status().Replicas); n != 3 || m.starts.Load() != 3 {
+		t.Errorf("%d replicas, %d starts, want 3", n, m.starts.Load())
+	}
+	update(`{"num_replicas": 1}`)
+	if n := len(b.Status().Replicas); n != 1 || m.closes.Load() != 2 {
+		t.Errorf("%d replicas, %d closed, want 1 and 2", n, m.closes.Load())
+	}
+	update(`{"max_concurrent_batches": 2, "max_batch_size": 7, "batch_wait_timeout": "3ms"}`)
+	c := b.Config()
+	if m.starts.Load() != 4 || c.MaxBatchSize != 7 || time.Duration(c.BatchWaitTimeout) != 3*time.Millisecond || c.MaxQueued != 4096 {
+		t.Errorf("%d starts, config %+v", m.starts.Load(), c)
+	}
+	if _, err := ask(r, "m", "", ""); err != nil {
+		t.Error(err)
+	}
+	for patch, want := range map[string]string{
+		`{"max_batchsize": 1}`:          `did you mean "max_batch_size"?`,
+		`{"max_batch_size": 0}`:         "at least 1",
+		`{"max_batch_size": "many"}`:    "max_batch_size",
+		`{"batch_wait_timeout": "3"}`:   "with a unit",
+		`{"batch_wait_timeout": "-3s"}`: "negative",
+		`{"max_queued_bytes": "lots"}`:  "is not a size",
+		`[]`:                            "config",
+	} {
+		err := r.UpdateConfig(t.Context(), "m", []byte(patch))
+		wantCode(t, err, serving.InvalidArgument)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("patch %s: %v does not say %q", patch, err, want)
+		}
+	}
+	if b.Config().MaxBatchSize != 7 {
+		t.Error("a refused patch changed the config")
+	}
+}
+
+func TestAModelThatPanicsFailsItsBatchAndLivesOn(t *testing.T) {
+	r := newRegistry(t)
+	deploy(t, r, "m", &model{fn: func(_ context.Context, in []string) ([]string, error) {
+		if in[0] == "panic" {
+			panic("boom")
+		}
+		return in, nil
+	}})
+	endpoint(t, r, "m", "m")
+	_, err := ask(r, "m", "panic", "")
+	failure, ok := errors.AsType[*serving.ModelError](err)
+	if !ok || failure.Type != "panic" || !strings.Contains(failure.Message, "boom") || !strings.Contains(failure.Traceback, "serving_test") {
+		t.Errorf("got %#v", err)
+	}
+	if got, err := ask(r, "m", "fine", ""); got != "fine" || err != nil {
+		t.Errorf("after the panic: %q, %v", got, err)
+	}
+}
+
+func TestAClosedRegistryRefusesEverythingAndHasAnsweredWhatItAccepted(t *testing.T) {
+	r := serving.NewRegistry()
+	release := make(chan struct{})
+	deploy(t, r, "m", &model{fn: func(_ context.Context, in []string) ([]string, error) {
+		<-release
+		return in, nil
+	}})
+	endpoint(t, r, "m", "m")
+	e, _ := r.Endpoint("m")
+	answered := make(chan error, 10)
+	for range 10 {
+		c := &serving.Call{Done: func(c *serving.Call) { answered <- c.Err }}
+		if err := e.Submit(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closed := make(chan error)
+	go func() { closed <- r.Close(t.Context()) }()
+	for b, _ := r.Backend("m"); b.Status().State != serving.StateDraining; {
+		time.Sleep(time.Millisecond) // until Close has begun
+	}
+	if _, err := ask(r, "m", "late", ""); !errors.Is(err, batch.ErrDraining) {
+		t.Errorf("a query during the close: %v", err)
+	}
+	wantCode(t, r.DeleteEndpoint("m"), serving.Draining)
+	close(release)
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	for range 10 {
+		if err := <-answered; err != nil {
+			t.Errorf("an accepted query: %v", err)
+		}
+	}
+}
+
+func TestReadinessNeedsEveryExampleComputedOnce(t *testing.T) {
+	r := newRegistry(t)
+	var calls atomic.Int32
+	healthy := errors.New("not yet")
+	var state atomic.Pointer[error]
+	state.Store(&healthy)
+	deploy(t, r, "m", &model{fn: func(_ context.Context, in []string) ([]string, error) {
+		calls.Add(1)
+		if err := *state.Load(); err != nil {
+			return nil, err
+		}
+		return in, nil
+	}})
+	if _, err := r.CreateEndpoint("m", serving.EndpointSpec{Backend: "m", Example: &serving.Example{Query: map[string]any{"n": 1}}}); err != nil {
+		t.Fatal(err)
+	}
+	p := serving.NewProber(r)
+	if err := p.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "not yet") {
+		t.Errorf("ready although the example fails: %v", err)
+	}
+	var well error
+	state.Store(&well)
+	for range 3 {
+		if err := p.Ready(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if calls.Load() != 2 {
+		t.Errorf("the model was probed %d times, want once failing and once well", calls.Load())
+	}
+	if _, err := r.Deploy(t.Context(), "m", true, says("2").build("m", serving.Config{})); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
