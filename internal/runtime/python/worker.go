@@ -197,19 +197,17 @@ func (w *worker) Stop(ctx context.Context) error {
 		<-w.ended
 		err = fmt.Errorf("backend %q: replica %d (pid %d) had to be killed: %w", w.backend, w.index, w.PID(), context.Cause(ctx))
 	}
-	w.failRest(err)
+	w.failRest()
 	return err
 }
 
 // failRest fails the batches that will not be answered any more.
-func (w *worker) failRest(err error) {
+func (w *worker) failRest() {
+	var err error = serving.Errorf(serving.WorkerDied, "backend %q: replica %d (pid %d) was stopped before it answered", w.backend, w.index, w.PID())
 	select {
 	case <-w.exited:
 		err = w.err
 	default:
-	}
-	if err == nil {
-		err = serving.Errorf(serving.WorkerDied, "backend %q: replica %d (pid %d) stopped before it answered", w.backend, w.index, w.PID())
 	}
 	w.mu.Lock()
 	rest := w.inFlight
