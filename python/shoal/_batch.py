@@ -63,7 +63,8 @@ class Batch:
 
     def _take_call(self, head: bytes | bytearray, payload: memoryview) -> None:
         options: dict[str, Any] = {}
-        data, kwargs = None, {}
+        data: Any = None
+        kwargs: dict[str, Any] = {}
         plain = False
         try:
             if head:
@@ -76,6 +77,8 @@ class Batch:
                 data, kwargs = loads(payload, options.get("buffers") or ())
         except BaseException as exc:  # unpickling runs code of the model's modules
             self.faults[len(self.requests)] = exc
-        self.requests.append(Placeholder(data, kwargs, options.get("method") or "GET", options.get("headers")))
+        self.requests.append(
+            Placeholder(data, kwargs, options.get("method") or "GET", options.get("headers"))
+        )
         self.kwargs.append(kwargs)
         self.plain.append(plain)

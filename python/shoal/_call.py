@@ -145,8 +145,8 @@ def as_answers(result: Any, backend: str, api: bool) -> list[Any] | tuple[Any, .
             if hasattr(result, "__iter__") and getattr(result, "shape", None) != ():
                 raise  # raised by the model's own iterator
     raise TypeError(
-        f"backend {backend!r} must return a list (or another ordered sequence) with one answer for each query "
-        f"of the batch; it returned {type(result).__name__}"
+        f"backend {backend!r} must return a list (or another ordered sequence) with one answer for each "
+        f"query of the batch; it returned {type(result).__name__}"
     )
 
 

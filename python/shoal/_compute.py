@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 from ._answers import Coded, encode_fault, encode_pickle, encode_plain, error_payload
 from ._batch import Batch
-from ._call import NO_KWARGS, Plan, Target, as_answers
+from ._call import Plan, Target, as_answers
 from ._context import enter
 from ._errors import WrongAnswerCount
 from ._wire import ERROR, REF_ID, RESULT, RESULT_HEAD, U32, Bytes
@@ -22,10 +21,7 @@ def compute(target: Target, plan: Plan | Exception, batch: Batch) -> Reply:
     try:
         if isinstance(plan, Exception):
             raise plan
-        if plan.batched:
-            answers = _call_batched(target, plan, batch)
-        else:
-            answers = _call_each(plan, batch)
+        answers = _call_batched(target, plan, batch) if plan.batched else _call_each(plan, batch)
         return _result(batch, answers)
     except BaseException as exc:  # SystemExit and KeyboardInterrupt of a model end its batch, not the worker
         return _error(batch, exc)
@@ -125,6 +121,8 @@ async def _await_each(plan: Plan, batch: Batch) -> list[Any]:
         kwargs = _arguments(plan, batch, i)
         enter(not batch.api, 1)
         return await (plan.call(request, **kwargs) if plan.takes_request else plan.call(**kwargs))
+
+    import asyncio  # only async models pay for it
 
     calls = [asyncio.ensure_future(one(i, request)) for i, request in enumerate(batch.requests)]
     return await asyncio.gather(*calls, return_exceptions=True)

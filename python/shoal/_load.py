@@ -23,8 +23,8 @@ def load_target(init: dict[str, Any]) -> Target:
     backend = str(init["backend"])
     if int(init.get("max_batch_size") or 1) > 1 and not accepts_batch(func_or_class):
         raise ValueError(
-            f"backend {backend!r} has max_batch_size {init['max_batch_size']}, but what it runs takes one query "
-            "at a time: mark it with @serve.accept_batch, or leave max_batch_size at 1"
+            f"backend {backend!r} has max_batch_size {init['max_batch_size']}, but what it runs takes one "
+            "query at a time: mark it with @serve.accept_batch, or leave max_batch_size at 1"
         )
     if inspect.isclass(func_or_class):
         return Target(backend, func_or_class(*args, **kwargs), func_or_class)
@@ -56,10 +56,11 @@ def _fetch(source: dict[str, Any]) -> tuple[Any, list[Any], dict[str, Any]]:
     raise ValueError(f"a source of kind {source['kind']!r} is not known to this worker")
 
 
-def _unpickle(path: Path) -> Any:
+def _unpickle(path: Path) -> tuple[Any, list[Any], dict[str, Any]]:
     with path.open("rb") as blob:
         try:
-            return pickle.load(blob)
+            found: tuple[Any, list[Any], dict[str, Any]] = pickle.load(blob)
+            return found
         except ModuleNotFoundError as exc:
             if exc.name == "cloudpickle":
                 need("cloudpickle", "to load models that were deployed from Python")

@@ -119,7 +119,7 @@ def json_frame(kind: int, body: Any) -> bytes:
 
 
 def send_parts(sock: socket.socket, parts: Sequence[Bytes], total: int) -> None:
-    """Send the parts of one frame (total bytes): in one call, unless copying them together would cost more."""
+    """Send the parts of one frame (total bytes): in one call, unless joining them would cost more."""
     if total <= _JOIN:
         sock.sendall(b"".join(parts))
         return

@@ -6,7 +6,6 @@ It reads batches from the descriptor, computes them and writes the answers, unti
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
 import io
 import json
@@ -94,7 +93,9 @@ class _Threads:
 
     def __init__(self, count: int) -> None:
         self._work: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
-        self._threads = [threading.Thread(target=self._run, name=f"batch-{i}", daemon=True) for i in range(count)]
+        self._threads = [
+            threading.Thread(target=self._run, name=f"batch-{i}", daemon=True) for i in range(count)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -116,13 +117,16 @@ class _Loop:
     """The event loop of async models, in a thread of its own."""
 
     def __init__(self, concurrency: int) -> None:
+        import asyncio  # only async models pay for it
+
+        self._submit = asyncio.run_coroutine_threadsafe
         self._loop = asyncio.new_event_loop()
         self._room = asyncio.Semaphore(concurrency)
         self._running: set[Any] = set()
         threading.Thread(target=self._loop.run_forever, name="event-loop", daemon=True).start()
 
     def start(self, answer: Any) -> None:
-        future = asyncio.run_coroutine_threadsafe(self._bounded(answer), self._loop)
+        future = self._submit(self._bounded(answer), self._loop)
         self._running.add(future)
         future.add_done_callback(self._running.discard)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+
 from shoal import _wire
 from shoal._errors import from_object
 

@@ -1,0 +1,83 @@
+"""Server addresses: "unix:/path/to/socket" or "http://host:port"."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from ._errors import InvalidArgument
+
+CONNECT_TIMEOUT = 10.0
+
+
+class Address(NamedTuple):
+    """Where a server's admin API listens: a Unix socket's path, or host and port."""
+
+    path: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.path else f"http://{self.host}:{self.port}"
+
+    @property
+    def authority(self) -> str:
+        """What an HTTP Host header says for this address."""
+        return "localhost" if self.path else f"{self.host}:{self.port}"
+
+    def open(self) -> socket.socket:
+        """A connected stream socket. Raises OSError."""
+        if not self.path:
+            sock = socket.create_connection((self.host, self.port), CONNECT_TIMEOUT)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(CONNECT_TIMEOUT)
+            sock.connect(self.path)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+def parse(text: str) -> Address:
+    """Read an address. Raises InvalidArgument."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if path:
+            return Address(path, "", 0)
+    elif text.startswith("http://"):
+        parts = urlsplit(text)
+        try:
+            port = parts.port
+        except ValueError:
+            port = None
+        if parts.hostname and port and parts.path in ("", "/"):
+            return Address("", parts.hostname, port)
+    raise InvalidArgument(f"{text!r} is not an address: write unix:/path/to/socket or http://host:port")
+
+
+def default() -> str:
+    """Where a server on this machine listens unless it was told otherwise."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    folder = Path(runtime) / "shoal" if runtime else Path(tempfile.gettempdir()) / f"shoal-{os.getuid()}"
+    return f"unix:{folder / 'admin.sock'}"
+
+
+class Connection(HTTPConnection):
+    """One HTTP connection to an Address."""
+
+    def __init__(self, address: Address, timeout: float | None) -> None:
+        super().__init__(address.authority, timeout=timeout)
+        self._address = address
+
+    def connect(self) -> None:
+        """Open the socket."""
+        self.sock = self._address.open()
+        self.sock.settimeout(self.timeout)

@@ -1,0 +1,231 @@
+"""Handles: calling an endpoint from Python."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from datetime import timedelta
+from queue import SimpleQueue
+from typing import Any, NamedTuple, TypeAlias
+
+from . import _link
+from ._errors import Error, InvalidArgument, QueueFull
+from ._pickling import dumps
+from ._progress import Bar
+from ._ref import Ref, hang
+
+# map keeps this many queries open: enough to fill the link's window while results are being consumed.
+_AHEAD = 2 * _link.WINDOW
+_RETRY_FIRST, _RETRY_MOST = 0.005, 0.5  # seconds between attempts when the server's queue is full
+
+Call: TypeAlias = tuple[Any, dict[str, Any]]
+_UNSET: Any = object()
+
+
+class Options(NamedTuple):
+    """What handle.options sets; see there."""
+
+    method_name: str = ""
+    shard_key: str = ""
+    http_method: str = "GET"
+    http_headers: Mapping[str, str] | None = None
+    timeout: float | None = None
+
+
+class Handle:
+    """Calls one endpoint. Cheap to make, safe to share between threads."""
+
+    __slots__ = ("_endpoint", "_connect", "_traffic", "_options", "_names", "_sizes", "_timeout", "_head")
+
+    def __init__(
+        self,
+        endpoint: str,
+        connect: Callable[[], _link.Link],
+        traffic: Callable[[str], Mapping[str, float]],
+        options: Options = Options(),  # noqa: B008 a tuple
+    ) -> None:
+        self._endpoint = endpoint
+        self._connect = connect
+        self._traffic = traffic
+        self._options = options
+        names = [name.encode() for name in (endpoint, options.method_name, options.shard_key)]
+        if any(len(name) > 0xFFFF for name in names):
+            raise InvalidArgument("endpoint, method name and shard key are limited to 65,535 bytes each")
+        # Constant parts of every query.
+        self._names = b"".join(names)
+        self._sizes = (len(names[0]), len(names[1]), len(names[2]))
+        self._timeout = _milliseconds(options.timeout)
+        self._head = _head(options)
+
+    def remote(self, data: Any = None, /, **kwargs: Any) -> Ref[Any]:
+        """Send one query and return a Ref to its answer at once.
+
+        The model sees data as its request's data (a dict also as json and form), and each keyword argument
+        as an argument of that name. At most 1,024 queries of a client are with the server at a time, others
+        wait in this process; so any number of calls may be made in a row. Raises what pickling raises, and
+        Unavailable when the client is shut down; everything else is raised by the ref.
+        """
+        payload, buffers = dumps((data, kwargs))
+        head = self._head
+        if buffers:
+            head = _head(self._options, [len(buffer) for buffer in buffers])
+            payload = b"".join((payload, *buffers))
+        return self._connect().submit(self._names, self._sizes, self._timeout, head, payload)
+
+    def options(
+        self,
+        method_name: str = _UNSET,
+        *,
+        shard_key: str = _UNSET,
+        http_method: str = _UNSET,
+        http_headers: Mapping[str, str] = _UNSET,
+        timeout: float | timedelta | None = _UNSET,
+    ) -> Handle:
+        """A new handle with some options changed; what is given here replaces what was set before.
+
+        method_name: the method of a class backend to call, instead of __call__.
+        shard_key: queries with the same key go to the same backend of the endpoint.
+        http_method, http_headers: what the model sees as its request's method and headers.
+        timeout: seconds from sending to answer, after which the ref raises DeadlineExceeded; None is the
+        backend's own.
+        """
+        given: dict[str, Any] = {
+            "method_name": method_name,
+            "shard_key": shard_key,
+            "http_method": http_method,
+            "http_headers": http_headers,
+            "timeout": timeout.total_seconds() if isinstance(timeout, timedelta) else timeout,
+        }
+        changed = {name: value for name, value in given.items() if value is not _UNSET}
+        return Handle(self._endpoint, self._connect, self._traffic, self._options._replace(**changed))
+
+    def map(
+        self,
+        items: Iterable[Any],
+        *,
+        name: str | None = None,
+        ordered: bool = True,
+        progress: bool | None = None,
+    ) -> Iterator[Any]:
+        """Query every item and iterate over the answers, with many queries under way at any time.
+
+        An item is a dict of keyword arguments, else the data of a query; with name, each item is the value
+        of that one keyword. items may be endless: it is read only as far ahead as needed. Answers come in
+        the order of items, or with ordered=False as they arrive. A query that the server refuses because its
+        queue is full is sent again later; any other error is raised in its turn and ends the iteration.
+
+        progress: True shows a bar, False none; None shows one on a terminal when it takes more than 2 s.
+        """
+        run = _ordered if ordered else _unordered
+        total = len(items) if isinstance(items, Sized) else None
+        return _with_bar(run(self, _calls(items, name)), Bar(self._endpoint, total, progress))
+
+    def __repr__(self) -> str:
+        try:
+            traffic = dict(self._traffic(self._endpoint))
+        except Error:  # a repr must not fail because the server is gone
+            return f'Handle(endpoint="{self._endpoint}")'
+        return f'Handle(endpoint="{self._endpoint}", traffic={_quoted(traffic)})'
+
+
+def _quoted(traffic: Mapping[str, float]) -> str:
+    return "{" + ", ".join(f"{json.dumps(name)}: {float(weight)}" for name, weight in traffic.items()) + "}"
+
+
+def _milliseconds(timeout: float | None) -> int:
+    if timeout is None:
+        return 0
+    if not 0 < timeout <= 0xFFFFFFFF / 1000:
+        raise InvalidArgument(f"timeout is {timeout}; it must be a positive number of seconds, below 49 days")
+    return max(1, round(timeout * 1000))
+
+
+def _head(options: Options, buffers: list[int] | None = None) -> bytes:
+    fields: dict[str, Any] = {}
+    if buffers:
+        fields["buffers"] = buffers
+    if options.http_method != "GET":
+        fields["method"] = options.http_method
+    if options.http_headers:
+        fields["headers"] = dict(options.http_headers)
+    return json.dumps(fields).encode() if fields else b""
+
+
+def _calls(items: Iterable[Any], name: str | None) -> Iterator[Call]:
+    for item in items:
+        if name is not None:
+            yield None, {name: item}
+        elif isinstance(item, dict):
+            yield None, item
+        else:
+            yield item, {}
+
+
+def _ordered(handle: Handle, calls: Iterator[Call]) -> Iterator[Any]:
+    under_way: deque[tuple[Ref[Any], Call]] = deque()
+    try:
+        for call in calls:
+            under_way.append((handle.remote(call[0], **call[1]), call))
+            if len(under_way) >= _AHEAD:
+                yield _answer(handle, *under_way.popleft())
+        while under_way:
+            yield _answer(handle, *under_way.popleft())
+    finally:
+        for ref, _ in under_way:  # the iteration was left early
+            ref.cancel()
+
+
+def _unordered(handle: Handle, calls: Iterator[Call]) -> Iterator[Any]:
+    under_way: dict[Ref[Any], Call] = {}
+    arrived: SimpleQueue[Ref[Any]] = SimpleQueue()
+    waiter = _Arrivals(arrived)
+
+    def take() -> Any:
+        ref = next(iter(under_way))
+        if arrived.empty() and ref._source is not None:
+            ref._source.flush()
+        ref = arrived.get()
+        return _answer(handle, ref, under_way.pop(ref))
+
+    try:
+        for call in calls:
+            ref = handle.remote(call[0], **call[1])
+            under_way[ref] = call
+            if not hang(ref, waiter):
+                arrived.put(ref)
+            if len(under_way) >= _AHEAD:
+                yield take()
+        while under_way:
+            yield take()
+    finally:
+        for ref in under_way:
+            ref.cancel()
+
+
+class _Arrivals:
+    def __init__(self, arrived: SimpleQueue[Ref[Any]]) -> None:
+        self._arrived = arrived
+
+    def notify(self, ref: Ref[Any]) -> None:
+        self._arrived.put(ref)
+
+
+def _answer(handle: Handle, ref: Ref[Any], call: Call) -> Any:
+    """The answer to a call; sends it again for as long as the server's queue is full."""
+    pause = _RETRY_FIRST
+    while True:
+        try:
+            return ref.result()
+        except QueueFull:
+            time.sleep(pause)
+            pause = min(2 * pause, _RETRY_MOST)
+            ref = handle.remote(call[0], **call[1])
+
+
+def _with_bar(answers: Iterator[Any], bar: Bar) -> Iterator[Any]:
+    with bar:
+        for answer in answers:
+            yield answer
+            bar.advance()

@@ -1,0 +1,201 @@
+"""A server that this process starts: the binary, its life, and what it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import IO, Any
+
+from . import _address
+from ._errors import Error, Unavailable
+
+_START_TIMEOUT = 60.0
+_STOP_TIMEOUT = 30.0
+_TAIL = 40  # lines that an error shows of what a server said before it ended
+
+
+def find_binary() -> str:
+    """The server's executable: $SHOAL_BINARY, the one in the wheel, or `shoal` on PATH. Raises Error."""
+    chosen = os.environ.get("SHOAL_BINARY")
+    if chosen:
+        if not os.access(chosen, os.X_OK):
+            raise Error(f"SHOAL_BINARY is {chosen!r}, which cannot be executed")
+        return chosen
+    packaged = Path(__file__).parent / "bin" / "shoal"
+    if os.access(packaged, os.X_OK):
+        return str(packaged)
+    found = shutil.which("shoal")
+    # The console script of this very package only looks here again.
+    if found and Path(found).parent != Path(sys.executable).parent:
+        return found
+    raise Error(
+        "there is no shoal server to start: install the package with `pip install ./python` (which builds "
+        "it), set SHOAL_BINARY to the executable, or connect to a running server with serve.connect(address)"
+    )
+
+
+class ServerProcess:
+    """One started server.
+
+    Not detached, it stops gracefully when this process ends, however that happens: it watches its standard
+    input, a pipe that only this process holds. Its output appears as this program's output. Detached, it
+    stays until somebody stops it, and its output goes to a file beside its socket.
+    """
+
+    def __init__(self, http_host: str, http_port: int, *, detached: bool = False) -> None:
+        """Start the server and wait until it is ready. Raises Unavailable when it does not come up."""
+        self.detached = detached
+        self._owner = os.getpid()
+        self._folder = None if detached else tempfile.mkdtemp(prefix="shoal-")
+        address = _address.default() if detached else f"unix:{self._folder}/admin.sock"
+        self._command = [
+            *(find_binary(), "serve", "--embedded"),
+            *("--http", f"{_bracketed(http_host)}:{http_port}", "--admin", address),
+        ]
+        self._said: deque[str] = deque(maxlen=_TAIL)
+        self._report: dict[str, Any] = {}
+        self._reported = threading.Event()
+        self._pumps: list[threading.Thread] = []
+        self._log: Path | None = None
+        if detached:
+            self._start_detached(Path(_address.parse(address).path).parent)
+        else:
+            self._start_embedded()
+        self._await_ready()
+        self.address = str(self._report["admin_address"])
+        self.http_address = str(self._report["http_address"])
+
+    def _start_embedded(self) -> None:
+        # A session of its own: Ctrl-C in a terminal is for this program, which then decides what to stop.
+        self.process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,  # no buffer objects, whose locks a fork could copy while they are held
+            start_new_session=True,
+        )
+        for pipe, name in ((self.process.stdout, "stdout"), (self.process.stderr, "stderr")):
+            assert pipe is not None
+            pump = threading.Thread(target=self._pump, args=(pipe, name), name=f"shoal-{name}", daemon=True)
+            pump.start()
+            self._pumps.append(pump)
+
+    def _start_detached(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._log = folder / "server.log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*self._command, "--detached"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _pump(self, pipe: IO[bytes], name: str) -> None:
+        """Pass lines on to this program's stream of that name, whatever it is at the moment."""
+        rest = b""
+        while chunk := os.read(pipe.fileno(), 65536):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                self._pass_on(line.decode("utf-8", "replace") + "\n", name)
+        if rest:
+            self._pass_on(rest.decode("utf-8", "replace"), name)
+        pipe.close()
+
+    def _pass_on(self, line: str, name: str) -> None:
+        if name == "stdout" and self._is_report(line):
+            return
+        self._said.append(line)
+        stream = getattr(sys, name)
+        try:
+            stream.write(line)
+            stream.flush()
+        except (ValueError, OSError, AttributeError):  # the stream was closed, or there is none
+            pass
+
+    def _is_report(self, line: str) -> bool:
+        """Whether line is the server's first word, that it is ready; keeps what it says."""
+        if self._reported.is_set() or not line.startswith("{"):
+            return False
+        try:
+            report = json.loads(line)
+        except ValueError:
+            return False
+        if not isinstance(report, dict) or not report.get("ready"):
+            return False
+        self._report = report
+        self._reported.set()
+        return True
+
+    def _await_ready(self) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT
+        while not self._reported.wait(0.02):
+            if self._log is not None:
+                self._read_log()
+            if self.process.poll() is not None and not self._reported.is_set():
+                for pump in self._pumps:
+                    pump.join(2)
+                if self._reported.is_set():
+                    break
+                self._give_up(f"the server ended with status {self.process.returncode} before it was ready")
+            if time.monotonic() > deadline:
+                self.process.kill()
+                self._give_up(f"the server was not ready within {_START_TIMEOUT:.0f} s")
+
+    def _read_log(self) -> None:
+        assert self._log is not None
+        with self._log.open(errors="replace") as log:
+            lines = log.readlines()
+        self._said = deque(lines, maxlen=_TAIL)
+        any(self._is_report(line) for line in lines if line.endswith("\n"))
+
+    def _give_up(self, why: str) -> None:
+        self._clean_up()
+        raise Unavailable(
+            "\n".join([why, f"command: {' '.join(self._command)}", "".join(self._said).rstrip()])
+        )
+
+    def stop(self) -> None:
+        """Stop the server gracefully and wait for it; in a forked child do nothing."""
+        if os.getpid() != self._owner:
+            return
+        if self.detached:
+            self.process.terminate()
+        elif self.process.stdin is not None:
+            try:
+                self.process.stdin.close()
+            except OSError:
+                pass
+        for force in (self.process.terminate, self.process.kill):
+            try:
+                self.process.wait(_STOP_TIMEOUT)
+                break
+            except subprocess.TimeoutExpired:
+                force()
+        self.process.wait()
+        for pump in self._pumps:  # so that its last words are seen
+            pump.join(2)
+        self._clean_up()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the pipe, or the server would outlive its parent."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+    def _clean_up(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
