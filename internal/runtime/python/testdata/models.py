@@ -89,3 +89,8 @@ def meet(requests):
 
 
 meeting = threading.Barrier(2)
+
+
+@serve.accept_batch
+def increment(requests):
+    return [r.json + 1 for r in requests]
