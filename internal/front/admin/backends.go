@@ -1,0 +1,211 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/shoalserve/shoal/internal/artifact"
+	"github.com/shoalserve/shoal/internal/runtime/python"
+	"github.com/shoalserve/shoal/internal/serving"
+)
+
+// Status is the whole server as operators see it.
+type Status struct {
+	Version       string  `json:"version"`
+	PID           int     `json:"pid"`
+	UptimeSeconds float64 `json:"uptime_seconds"`
+	HTTPAddress   string  `json:"http_address"`
+	Ready         bool    `json:"ready"`
+	// NotReady says what is missing, when Ready is false.
+	NotReady  string                   `json:"not_ready,omitempty"`
+	Backends  []serving.BackendStatus  `json:"backends"`
+	Endpoints []serving.EndpointStatus `json:"endpoints"`
+}
+
+// BackendSpec describes a backend to deploy.
+type BackendSpec struct {
+	python.Spec
+	// Config is a partial serving.Config; absent keys take their defaults.
+	Config json.RawMessage `json:"config,omitempty"`
+}
+
+// Artifact is the answer to an upload.
+type Artifact struct {
+	Digest string `json:"digest"`
+	Size   int64  `json:"size"`
+}
+
+type backendList struct {
+	Backends []serving.BackendStatus `json:"backends"`
+}
+
+const (
+	// probeTimeout bounds how long a status waits for examples to be computed.
+	probeTimeout = 2 * time.Second
+	// changeTimeout bounds a change of config and a delete, which go on when
+	// their client leaves: broken off, they would fail accepted queries.
+	changeTimeout = 10 * time.Minute
+)
+
+func (f *Front) status(w http.ResponseWriter, r *http.Request) error {
+	s := Status{
+		Version: f.opts.Version, PID: os.Getpid(), UptimeSeconds: time.Since(f.started).Seconds(),
+		HTTPAddress: f.opts.HTTPAddress(), Ready: true,
+		Backends: f.opts.Registry.BackendStatuses(), Endpoints: f.opts.Registry.EndpointStatuses(),
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), probeTimeout)
+	defer cancel()
+	if err := f.opts.Prober.Ready(ctx); err != nil {
+		s.Ready, s.NotReady = false, err.Error()
+	}
+	f.writeJSON(w, r, http.StatusOK, s)
+	return nil
+}
+
+func (f *Front) upload(w http.ResponseWriter, r *http.Request) error {
+	if f.opts.Artifacts == nil {
+		return serving.Errorf(serving.Unavailable, "this server keeps no artifacts")
+	}
+	paced, done := body(w, r, f.opts.MaxArtifactBytes)
+	defer done()
+	digest, size, err := f.opts.Artifacts.Put(r.Context(), paced)
+	if err != nil {
+		return artifactError(err)
+	}
+	f.writeJSON(w, r, http.StatusCreated, Artifact{digest, size})
+	return nil
+}
+
+// artifactError gives a store's errors their codes.
+func artifactError(err error) error {
+	switch {
+	case errors.Is(err, artifact.ErrTooLarge):
+		return serving.Errorf(serving.TooLarge, "%v", err)
+	case errors.Is(err, artifact.ErrNotFound):
+		return serving.Errorf(serving.InvalidArgument, "%v; upload it with POST /v1/artifacts first", err)
+	}
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return serving.Errorf(serving.TooLarge, "the artifact is larger than %d bytes", tooLarge.Limit)
+	}
+	return err
+}
+
+func (f *Front) deploy(w http.ResponseWriter, r *http.Request) error {
+	name := r.PathValue("name")
+	replace, err := boolParam(r, "replace")
+	if err != nil {
+		return err
+	}
+	var spec BackendSpec
+	if err := decode(w, r, maxBody, &spec); err != nil {
+		return err
+	}
+	config, err := serving.DecodeConfig(serving.Config{}, spec.Config)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := f.untilDrain(r)
+	defer cancel()
+	backend, err := f.opts.Registry.Deploy(ctx, name, replace, func(ctx context.Context) (serving.Backend, error) {
+		return f.build(ctx, name, spec.Spec, config)
+	})
+	if err != nil {
+		return err
+	}
+	f.opts.Logger.Info("backend deployed", "backend", name, "replace", replace)
+	f.writeJSON(w, r, http.StatusCreated, backend.Status())
+	return nil
+}
+
+func (f *Front) build(ctx context.Context, name string, spec python.Spec, config serving.Config) (serving.Backend, error) {
+	if f.opts.Deployer == nil {
+		return nil, serving.Errorf(serving.Unavailable, "this server runs no Python models")
+	}
+	if spec.Source.Digest != "" {
+		path, err := f.artifactPath(ctx, spec.Source)
+		if err != nil {
+			return nil, err
+		}
+		spec.Source.Path = path
+	} else if spec.Source.Kind == "pickle" {
+		return nil, serving.Errorf(serving.InvalidArgument, "a python source of kind \"pickle\" needs the digest of an artifact, and no path")
+	}
+	return f.opts.Deployer.Backend(ctx, name, spec, config)
+}
+
+func (f *Front) artifactPath(ctx context.Context, source python.Source) (string, error) {
+	if source.Kind != "pickle" || source.Path != "" {
+		return "", serving.Errorf(serving.InvalidArgument, "a digest belongs to a python source of kind \"pickle\" without a path")
+	}
+	if f.opts.Artifacts == nil {
+		return "", serving.Errorf(serving.Unavailable, "this server keeps no artifacts")
+	}
+	path, err := f.opts.Artifacts.Path(ctx, source.Digest)
+	if err != nil {
+		return "", artifactError(err)
+	}
+	return path, nil
+}
+
+func (f *Front) listBackends(w http.ResponseWriter, r *http.Request) error {
+	f.writeJSON(w, r, http.StatusOK, backendList{f.opts.Registry.BackendStatuses()})
+	return nil
+}
+
+func (f *Front) getBackend(w http.ResponseWriter, r *http.Request) error {
+	backend, err := f.opts.Registry.Backend(r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	f.writeJSON(w, r, http.StatusOK, backend.Status())
+	return nil
+}
+
+func (f *Front) updateConfig(w http.ResponseWriter, r *http.Request) error {
+	patch, err := readBody(w, r, maxBody)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := whole(r)
+	defer cancel()
+	name := r.PathValue("name")
+	if err := f.opts.Registry.UpdateConfig(ctx, name, patch); err != nil {
+		return err
+	}
+	f.opts.Logger.Info("config changed", "backend", name)
+	return f.getBackend(w, r)
+}
+
+func (f *Front) deleteBackend(w http.ResponseWriter, r *http.Request) error {
+	ctx, cancel := whole(r)
+	defer cancel()
+	if err := f.opts.Registry.Delete(ctx, r.PathValue("name")); err != nil {
+		return err
+	}
+	f.opts.Logger.Info("backend deleted", "backend", r.PathValue("name"))
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// whole is a context for changes that are made whole even if the client leaves.
+func whole(r *http.Request) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(r.Context()), changeTimeout)
+}
+
+// boolParam reads a query parameter that is false when absent.
+func boolParam(r *http.Request, name string) (bool, error) {
+	text := r.URL.Query().Get(name)
+	if text == "" {
+		return false, nil
+	}
+	value, err := strconv.ParseBool(text)
+	if err != nil {
+		return false, serving.Errorf(serving.InvalidArgument, "parameter %s must be true or false, not %q", name, text)
+	}
+	return value, nil
+}

@@ -1,0 +1,223 @@
+package admin
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"time"
+	"unicode/utf8"
+
+	"github.com/shoalserve/shoal/batch"
+	"github.com/shoalserve/shoal/internal/serving"
+	"github.com/shoalserve/shoal/internal/wire"
+)
+
+const (
+	linkReadBuffer = 64 << 10
+	// believed is the size up to which a frame's length is trusted before its
+	// bytes are there. Longer ones grow as they come, so that a client cannot
+	// take memory with a number.
+	believed = 1 << 20
+	// maxNames bounds the names that a link remembers.
+	maxNames = 256
+	// queryFixed is the length of a QUERY body's fields of fixed length.
+	queryFixed = 22
+)
+
+// frameError reports a frame that breaks the protocol. The link is closed.
+type frameError struct{ reason string }
+
+func (e *frameError) Error() string { return e.reason }
+
+func malformed(format string, args ...any) error {
+	return &frameError{fmt.Sprintf(format, args...)}
+}
+
+// read serves frames until the connection ends or one is malformed.
+func (l *link) read() error {
+	for {
+		kind, body, err := readFrame(l.in, l.endBurst)
+		if err != nil {
+			return err
+		}
+		arrived := time.Now()
+		if !l.beginBurst() {
+			return net.ErrClosed
+		}
+		switch kind {
+		case wire.Query:
+			err = l.readQuery(body, arrived)
+		case wire.Cancel:
+			err = l.readCancel(body)
+		default:
+			err = malformed("a client does not send frames of kind %d", kind)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// beginBurst and endBurst enclose the time in which the reader works through
+// frames that have arrived already. Answers that are finished meanwhile go out
+// in one write at the end of it, or earlier when there are many.
+//
+// No burst begins while the client does not take its answers: the reader waits
+// for room, and the client's queries stay in the kernel. beginBurst reports
+// false when the link is gone.
+func (l *link) beginBurst() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.out.size > maxOutbox && !l.gone {
+		l.burst = false
+		l.wakeWriter() // does not block
+		l.room.Wait()
+	}
+	l.burst = true
+	return !l.gone
+}
+
+func (l *link) endBurst() {
+	l.mu.Lock()
+	wake := l.burst && !l.out.empty()
+	l.burst = false
+	l.mu.Unlock()
+	if wake {
+		l.wakeWriter()
+	}
+}
+
+// readFrame reads one frame into memory of its own. beforeBlocking is called
+// before it may have to wait for the client.
+func readFrame(in *bufio.Reader, beforeBlocking func()) (wire.Kind, []byte, error) {
+	if in.Buffered() < wire.HeaderSize {
+		beforeBlocking()
+	}
+	header, err := in.Peek(wire.HeaderSize)
+	if err != nil {
+		if len(header) > 0 {
+			return 0, nil, malformed("the connection ended within a frame's header")
+		}
+		return 0, nil, err
+	}
+	length, kind := binary.LittleEndian.Uint32(header), wire.Kind(header[4])
+	if length < 1 || length > wire.MaxFrame {
+		return 0, nil, malformed("a frame of %d bytes; it must have 1 to %d", length, wire.MaxFrame)
+	}
+	if _, err := in.Discard(wire.HeaderSize); err != nil { // they were peeked at
+		return 0, nil, err
+	}
+	size := int(length - 1)
+	if in.Buffered() < size {
+		beforeBlocking()
+	}
+	body, err := readBytes(in, size)
+	return kind, body, err
+}
+
+// readBytes reads exactly size bytes.
+func readBytes(in io.Reader, size int) ([]byte, error) {
+	body := make([]byte, min(size, believed))
+	read := 0
+	for {
+		n, err := io.ReadFull(in, body[read:])
+		if read += n; err != nil {
+			return nil, malformed("the connection ended within a frame: %d of %d bytes came: %v", read, size, err)
+		}
+		if read == size {
+			return body, nil
+		}
+		grown := make([]byte, min(size, 2*len(body)))
+		copy(grown, body)
+		body = grown
+	}
+}
+
+// queryFrame is a QUERY. Its parts alias the frame.
+type queryFrame struct {
+	ref                                       uint64
+	timeout                                   time.Duration // 0: the backend's default
+	endpoint, method, shardKey, head, payload []byte
+}
+
+func parseQuery(body []byte) (queryFrame, error) {
+	if len(body) < queryFixed {
+		return queryFrame{}, malformed("a QUERY of %d bytes; it has at least %d", len(body), queryFixed)
+	}
+	le := binary.LittleEndian
+	q := queryFrame{ref: le.Uint64(body), timeout: time.Duration(le.Uint32(body[8:])) * time.Millisecond}
+	lengths := [4]int{int(le.Uint16(body[12:])), int(le.Uint16(body[14:])), int(le.Uint16(body[16:])), int(le.Uint32(body[18:]))}
+	rest := body[queryFixed:]
+	for i, part := range []*[]byte{&q.endpoint, &q.method, &q.shardKey, &q.head} {
+		n := lengths[i]
+		if n > len(rest) {
+			return queryFrame{}, malformed("a QUERY of %d bytes cannot hold the parts that it announces", len(body))
+		}
+		*part, rest = rest[:n:n], rest[n:]
+	}
+	q.payload = rest
+	if !utf8.Valid(q.endpoint) || !utf8.Valid(q.method) || !utf8.Valid(q.shardKey) {
+		return queryFrame{}, malformed("a QUERY with a name that is not UTF-8")
+	}
+	return q, nil
+}
+
+func parseCancel(body []byte) (ref uint64, err error) {
+	if len(body) != 8 {
+		return 0, malformed("a CANCEL of %d bytes; it has 8", len(body))
+	}
+	return binary.LittleEndian.Uint64(body), nil
+}
+
+// name returns a name as a string. The same few come again and again, so the
+// link remembers them; a client that sends many costs no more than a new map.
+func (l *link) name(raw []byte) string {
+	if known, ok := l.names[string(raw)]; ok { // does not allocate
+		return known
+	}
+	if len(l.names) >= maxNames {
+		clear(l.names)
+	}
+	name := string(raw)
+	l.names[name] = name
+	return name
+}
+
+func (l *link) readQuery(body []byte, arrived time.Time) error {
+	frame, err := parseQuery(body)
+	if err != nil {
+		return err
+	}
+	name := l.name(frame.endpoint)
+	endpoint, err := l.front.opts.Registry.Endpoint(name)
+	if err != nil {
+		l.refuse(frame.ref, err)
+		return nil
+	}
+	q := &query{link: l, ref: frame.ref, endpoint: name, limit: limit{arrived, frame.timeout}}
+	q.call = serving.Call{
+		Origin: batch.API,
+		Args:   serving.Args{Head: frame.head, Payload: frame.payload}, Method: l.name(frame.method),
+		ShardKey: string(frame.shardKey), Context: q, Done: finished,
+	}
+	return q.submit(endpoint)
+}
+
+func (l *link) readCancel(body []byte) error {
+	ref, err := parseCancel(body)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	q := l.pending[ref]
+	l.mu.Unlock()
+	if q != nil { // else its answer and the CANCEL crossed
+		q.call.Withdraw()
+		q.fail(errCanceled)
+	}
+	return nil
+}
+
+var errCanceled = serving.Errorf(serving.Canceled, "the query was canceled by its caller")

@@ -1,0 +1,185 @@
+package admin
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"net"
+	"time"
+
+	"github.com/shoalserve/shoal/internal/serving"
+	"github.com/shoalserve/shoal/internal/wire"
+)
+
+const (
+	// maxOutbox is how much may wait for a client that does not read, before
+	// its queries are not read either.
+	maxOutbox = 64 << 20
+	// burstBytes is how much gathers at most while the reader is busy.
+	burstBytes = 16 << 10
+	// answerFixed is the length of an ANSWER before its payload, kind included.
+	answerFixed = 10
+	// loose is the size from which a payload is sent from where it is and not
+	// copied.
+	loose = 32 << 10
+	// keptOutbox is the most memory that an outbox keeps for the next burst.
+	keptOutbox = 1 << 20
+)
+
+// outbox gathers frames for the writer: small ones one after the other in tail,
+// large payloads as pieces between them.
+type outbox struct {
+	pieces  net.Buffers // complete, in front of tail
+	tail    []byte
+	spare   []byte // what the writer gave back
+	pieced  bool   // tail shares memory with a piece
+	size    int    // bytes that were not written yet, also those being written
+	waiting int    // of these, the bytes that the writer has not taken
+	closed  bool   // nobody will take what is put in
+}
+
+func (o *outbox) empty() bool { return o.waiting == 0 }
+
+func (o *outbox) early(raw []byte) {
+	o.tail = append(o.tail, raw...)
+	o.count(len(raw))
+}
+
+func (o *outbox) count(n int) {
+	o.size += n
+	o.waiting += n
+}
+
+func (o *outbox) frame(kind wire.Kind, body []byte) {
+	if o.closed {
+		return
+	}
+	o.tail = binary.LittleEndian.AppendUint32(o.tail, uint32(1+len(body)))
+	o.tail = append(append(o.tail, byte(kind)), body...)
+	o.count(wire.HeaderSize + len(body))
+}
+
+func (o *outbox) answer(ref uint64, code uint8, payload []byte) {
+	if o.closed {
+		return
+	}
+	o.tail = binary.LittleEndian.AppendUint32(o.tail, uint32(answerFixed+len(payload)))
+	o.tail = append(o.tail, byte(wire.Answer))
+	o.tail = binary.LittleEndian.AppendUint64(o.tail, ref)
+	o.tail = append(o.tail, code)
+	o.count(4 + answerFixed + len(payload))
+	if len(payload) < loose {
+		o.tail = append(o.tail, payload...)
+		return
+	}
+	o.pieces = append(o.pieces, o.tail, payload)
+	o.tail, o.pieced = o.tail[len(o.tail):], true
+}
+
+// burst is what the writer took from an outbox.
+type burst struct {
+	pieces net.Buffers
+	tail   []byte
+	pieced bool
+	size   int
+}
+
+// take gives all that waits to the writer, and the writer's last buffer back.
+func (o *outbox) take(b *burst) {
+	spare := o.spare
+	o.spare = nil
+	*b = burst{pieces: o.pieces, tail: o.tail, pieced: o.pieced, size: o.waiting}
+	o.pieces, o.tail, o.pieced, o.waiting = nil, spare, false, 0
+}
+
+// wrote says that the writer is through with a burst.
+func (o *outbox) wrote(b *burst) {
+	o.size -= b.size
+	if !b.pieced && cap(b.tail) <= keptOutbox {
+		o.spare = b.tail[:0]
+	}
+	*b = burst{}
+}
+
+func (b *burst) writeTo(conn net.Conn) error {
+	if len(b.pieces) == 0 {
+		_, err := conn.Write(b.tail)
+		return err
+	}
+	if len(b.tail) > 0 {
+		b.pieces = append(b.pieces, b.tail)
+	}
+	_, err := b.pieces.WriteTo(conn)
+	return err
+}
+
+// write sends what the outbox holds until the link ends.
+func (l *link) write() {
+	var b burst
+	for range l.wake {
+		more, finished := l.takeBurst(&b)
+		for ; more; more, finished = l.takeBurst(&b) {
+			if err := b.writeTo(l.conn); err != nil {
+				l.log.Debug("writing to a link failed", "client", l.conn.RemoteAddr(), "error", err)
+				l.cut()
+				return
+			}
+			l.wrote(&b)
+		}
+		if finished {
+			l.hangUp()
+			return
+		}
+	}
+}
+
+func (l *link) takeBurst(b *burst) (more, finished bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.gone {
+		return false, true
+	}
+	if l.out.empty() {
+		l.out.closed = l.finished()
+		return false, l.out.closed
+	}
+	l.out.take(b)
+	return true, false
+}
+
+func (l *link) wrote(b *burst) {
+	l.mu.Lock()
+	full := l.out.size > maxOutbox
+	l.out.wrote(b)
+	if full && l.out.size <= maxOutbox {
+		l.room.Broadcast()
+	}
+	l.mu.Unlock()
+}
+
+// hangUp ends the sending side of a drained link; the client's hanging up, or
+// a short wait for it, ends the rest.
+func (l *link) hangUp() {
+	if half, ok := l.conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite() // a lost connection is the reader's to notice
+	}
+	_ = l.conn.SetReadDeadline(time.Now().Add(linger))
+}
+
+// errorPayload writes an error as docs/protocol.md wants it for an api query.
+func errorPayload(err error) []byte {
+	p := serving.Describe(err)
+	object := wire.ErrorObject{Type: string(p.Code), Message: p.Message, Traceback: p.Traceback, Status: p.Status}
+	if len(p.Header) > 0 {
+		object.Headers = make(map[string]string, len(p.Header))
+		for name := range p.Header {
+			object.Headers[name] = p.Header.Get(name)
+		}
+	}
+	raw, err := json.Marshal(object)
+	if err != nil { // a struct of texts always can be
+		panic(err)
+	}
+	payload := make([]byte, 0, 4+len(raw)+len(p.Pickle))
+	payload = binary.LittleEndian.AppendUint32(payload, uint32(len(raw)))
+	return append(append(payload, raw...), p.Pickle...)
+}
