@@ -1,0 +1,71 @@
+# Shoal. `make` lists what there is to do. It needs Go, Python 3.11 and a C
+# compiler; everything else comes into .venv and bin, both ignored by git.
+
+SHELL    := /bin/bash
+GO       ?= go
+PYTHON   ?= python3
+VENV     := .venv
+PY       := $(VENV)/bin/python
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+GO_SOURCES := $(shell find . -name '*.go' -not -path './.*' -not -name '*_test.go') go.mod go.sum
+PY_SOURCES := $(wildcard python/shoal/*.py) python/setup.py python/pyproject.toml python/README.md
+PIP        := $(PY) -m pip --disable-pip-version-check --quiet
+LINTED     := $(wildcard python scripts examples test bench)
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+.PHONY: build
+build: ## build the server, bin/shoal: one static binary
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/shoal ./cmd/shoal
+
+.PHONY: setup
+setup: $(VENV)/.shoal ## make .venv with the SDK, its server, and what the tests need
+
+.PHONY: test
+test: ## run every test; the last line counts them
+	@$(PYTHON) scripts/test.py $(STEPS)
+
+.PHONY: demo
+demo: $(VENV)/.shoal ## serve a digit classifier and an adder; 1,797 queries with and without batches
+	@$(PY) examples/digits/demo.py
+
+.PHONY: bench
+bench: $(VENV)/.shoal ## measure beside the peers; takes a while and wants a quiet machine
+	@$(PYTHON) bench/run.py
+
+.PHONY: lint
+lint: $(VENV)/.deps ## golangci-lint, ruff, mypy
+	$(GO) run $(GOLANGCI) run ./...
+	$(VENV)/bin/ruff check $(LINTED)
+	$(VENV)/bin/ruff format --check $(LINTED)
+	cd python && ../$(VENV)/bin/mypy
+
+.PHONY: fmt
+fmt: $(VENV)/.deps ## format Go and Python
+	gofmt -w $$(git ls-files -co --exclude-standard '*.go')
+	$(VENV)/bin/ruff check --fix-only --quiet $(LINTED)
+	$(VENV)/bin/ruff format $(LINTED)
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin $(VENV) python/build python/shoal/bin python/*.egg-info
+
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.deps: $(VENV)/.made test/requirements.txt
+	$(PIP) install -r test/requirements.txt
+	@touch $@
+
+# The SDK as users install it: a wheel with the server in it.
+$(VENV)/.shoal: $(VENV)/.deps $(GO_SOURCES) $(PY_SOURCES)
+	$(PIP) install --force-reinstall --no-deps ./python
+	$(PIP) install './python[dev]'
+	@touch $@
