@@ -23,12 +23,14 @@ class Address(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return f"unix:{self.path}" if self.path else f"http://{self.host}:{self.port}"
+        return f"unix:{self.path}" if self.path else f"http://{self.authority}"
 
     @property
     def authority(self) -> str:
         """What an HTTP Host header says for this address."""
-        return "localhost" if self.path else f"{self.host}:{self.port}"
+        if self.path:
+            return "localhost"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def open(self) -> socket.socket:
         """A connected stream socket. Raises OSError."""

@@ -78,7 +78,7 @@ class Client:
                 "and its env for their environment variables"
             )
         check_target(func_or_class, init_args, init_kwargs)
-        checked = check_config({**default_config(func_or_class), **(config or {})})
+        checked = {**check_config(default_config(func_or_class)), **check_config(config or {})}
         check_batching(name, func_or_class, checked)
         blob = pickle_target(func_or_class, init_args, init_kwargs)
         artifact = self._call("POST", at("artifacts"), blob)

@@ -97,9 +97,11 @@ class Link:
         """Forget a query and tell the server; False when its answer came first."""
         if self._open.pop(ref._id, None) is None:
             return False
-        self._sent.discard(ref._id)
-        self._outbox.append((0, REF_ID.pack(9, _wire.CANCEL, ref._id)))
-        self._ring()
+        if ref._id in self._sent:
+            self._sent.discard(ref._id)
+            # In front of queries that wait for room: this makes some.
+            self._outbox.appendleft((0, REF_ID.pack(9, _wire.CANCEL, ref._id)))
+            self._ring()
         return True
 
     def decode(self, raw: bytearray) -> Any:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from link_server import LinkServer
 from worker_server import WorkerServer
 

@@ -79,12 +79,12 @@ class LinkServer:
         self.headers.append(headers)
         while len(body) < int(headers.get("content-length", 0)):
             body += sock.recv(65536)
-        if path == "/v1/link" and headers.get("upgrade") == "shoal-link/1":
-            if "GET /v1/link" not in self.replies:
-                sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\n")
-                self.links.append(sock)
-                self._link(sock)
-                return
+        if headers.get("upgrade") == "shoal-link/1" and "GET /v1/link" not in self.replies:
+            assert path == "/v1/link"
+            sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\n")
+            self.links.append(sock)
+            self._link(sock)
+            return
         is_json = headers.get("content-type") == "application/json"
         self.calls.append((method, path, json.loads(body) if is_json else body))
         status, reply = self.replies.get(f"{method} {path.partition('?')[0]}", (200, {}))

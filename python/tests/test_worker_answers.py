@@ -12,10 +12,10 @@ import time
 
 import numpy as np
 import pytest
-from worker_server import RemoteError, Response
 
 import shoal
 from shoal import serve
+from worker_server import RemoteError, Response
 
 
 def returns(value):

@@ -7,10 +7,10 @@ import threading
 
 import numpy as np
 import pytest
-from worker_server import RemoteError
 
 import shoal
 from shoal import serve
+from worker_server import RemoteError
 
 
 def errors(answers):
