@@ -68,7 +68,7 @@ func (c *Client) call(ctx context.Context, method, path string, v, answer any) e
 		}
 		body = bytes.NewReader(raw)
 	}
-	response, err := c.send(ctx, method, path, "application/json", body)
+	response, err := c.succeed(ctx, method, path, "application/json", body)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,17 @@ func (c *Client) call(ctx context.Context, method, path string, v, answer any) e
 	return nil
 }
 
-// send returns an answer that is not an error. Its body must be closed.
+// succeed is send for calls whose answers never have another status than 2xx.
+func (c *Client) succeed(ctx context.Context, method, path, contentType string, body io.Reader) (*http.Response, error) {
+	response, err := c.send(ctx, method, path, contentType, body)
+	if err == nil && response.StatusCode/100 != 2 {
+		_ = response.Body.Close()
+		return nil, serving.Errorf(serving.Internal, "%s answered %s; is it a Shoal server's admin address?", c.address, response.Status)
+	}
+	return response, err
+}
+
+// send returns an answer that is not a problem. Its body must be closed.
 func (c *Client) send(ctx context.Context, method, path, contentType string, body io.Reader) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {

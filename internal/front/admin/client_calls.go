@@ -23,7 +23,7 @@ func (c *Client) Status(ctx context.Context) (s Status, err error) {
 
 // Upload stores an artifact, such as the pickle of a model.
 func (c *Client) Upload(ctx context.Context, r io.Reader) (Artifact, error) {
-	response, err := c.send(ctx, http.MethodPost, "/v1/artifacts", "application/octet-stream", r)
+	response, err := c.succeed(ctx, http.MethodPost, "/v1/artifacts", "application/octet-stream", r)
 	if err != nil {
 		return Artifact{}, err
 	}
@@ -166,7 +166,7 @@ func (c *Client) Logs(ctx context.Context, backend string, tail int, follow bool
 		query.Set("backend", backend)
 	}
 	return func(yield func(LogLine, error) bool) {
-		response, err := c.send(ctx, http.MethodGet, "/v1/logs?"+query.Encode(), "", nil)
+		response, err := c.succeed(ctx, http.MethodGet, "/v1/logs?"+query.Encode(), "", nil)
 		if err == nil {
 			defer response.Body.Close()
 			err = readLines(response.Body, yield)

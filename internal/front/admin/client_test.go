@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"testing"
 
 	"github.com/shoalserve/shoal/internal/serving"
@@ -53,4 +54,34 @@ func TestNamesThatCannotBe(t *testing.T) {
 		wantCode(t, err, serving.InvalidArgument, "is no name")
 		wantCode(t, c.DeleteEndpoint(t.Context(), name), serving.InvalidArgument, "is no name")
 	}
+}
+
+func TestAnotherServerAnswers(t *testing.T) {
+	for name, c := range map[string]struct {
+		contentType, body string
+		status            int
+		part              string
+	}{
+		"a web site":            {"text/html", "<html>", 502, "is it a Shoal server"},
+		"a redirect":            {"text/html", "", 302, "is it a Shoal server"},
+		"an unreadable problem": {problemType, "{", 400, "unreadable problem"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", c.contentType)
+				w.WriteHeader(c.status)
+				_, _ = io.WriteString(w, c.body)
+			}))
+			defer other.Close()
+			_, err := dial(t, other.URL, "t").Status(t.Context())
+			wantCode(t, err, serving.Internal, c.part)
+		})
+	}
+}
+
+func TestAServerThatBreaksOff(t *testing.T) {
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	defer other.Close()
+	_, err := dial(t, other.URL, "t").Status(t.Context())
+	wantCode(t, err, serving.Unavailable, "broke off")
 }

@@ -118,9 +118,9 @@ func (l *link) accept(w http.ResponseWriter) error {
 func (l *link) serve() {
 	var writer sync.WaitGroup
 	writer.Go(l.write)
+	defer writer.Wait()
+	defer l.abandon() // also if a backend panics: net/http lives on, and so must the rest
 	l.logEnd(l.read())
-	l.abandon()
-	writer.Wait()
 }
 
 // abandon closes the connection and withdraws what it still waits for.

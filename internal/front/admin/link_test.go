@@ -613,3 +613,22 @@ func TestALinkThatDoesNotFinishIsCut(t *testing.T) {
 	}
 	next(t, b.withdrawn)
 }
+
+func TestABackendThatPanicsEndsItsLinkAlone(t *testing.T) {
+	s := serve(t, Options{})
+	b := newFake("m")
+	b.respond = func(c *serving.Call) {
+		if string(c.Args.Payload) == "panic" {
+			panic("boom")
+		}
+		echo(c)
+	}
+	s.deploy(t, b)
+	l, other := s.link(t), s.link(t)
+	l.query(t, 1, "panic")
+	l.wantEnd(t)
+	other.query(t, 1, "fine")
+	if _, _, payload := other.answer(t); payload != "fine" {
+		t.Errorf("payload is %q", payload)
+	}
+}

@@ -10,16 +10,11 @@ import (
 	"time"
 
 	"github.com/shoalserve/shoal/internal/serving"
+	"github.com/shoalserve/shoal/internal/telemetry"
 )
 
 // LogLine is a line that a worker wrote.
-type LogLine struct {
-	Time    time.Time `json:"time"`
-	Backend string    `json:"backend"`
-	Replica int       `json:"replica"`
-	Stream  string    `json:"stream"` // "stdout" or "stderr"
-	Line    string    `json:"line"`
-}
+type LogLine = telemetry.Line
 
 // Logs keeps the last lines of the workers.
 type Logs interface {
