@@ -218,6 +218,7 @@ func TestABatchSaysWhyItLeft(t *testing.T) {
 			ctx, cancel := context.WithCancel(s.Context())
 			cancel()
 			_ = s.Drain(ctx)
+			check(s, "timers left", len(s.clock.timers), 0)
 		}, "a: drain"},
 	}
 	for _, test := range tests {
@@ -474,6 +475,36 @@ func TestDrainAnswersAllThatWaits(t *testing.T) {
 		check(t, "submit afterwards", b.Submit(&textQuery{}), batch.ErrDraining)
 		check(t, "drain again", b.Drain(t.Context()), nil)
 		check(t, "stop", r.Stop(t.Context()), nil)
+	})
+}
+
+func TestDrainReturnsOnlyWhenEveryAnswerIsOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := batch.New(options{})
+		var running []*textBatch
+		drained := false
+		for _, in := range []string{"first", "second"} {
+			err := b.Submit(&textQuery{In: in, Origin: batch.Origin(len(in) % 2), Done: func(q *textQuery) {
+				if q.In == "first" {
+					running[1].Finish([]string{""}, nil)
+				}
+				synctest.Wait()
+				check(t, "drained within Done of "+q.In, drained, false)
+			}})
+			check(t, "submit", err, nil)
+		}
+		go func() {
+			check(t, "drain", b.Drain(t.Context()), nil)
+			drained = true
+		}()
+		synctest.Wait()
+		check(t, "drained while all wait", drained, false)
+		b.Attach(2, func(b *textBatch) { running = append(running, b) })
+		synctest.Wait()
+		check(t, "drained while all run", drained, false)
+		running[0].Finish([]string{""}, nil)
+		synctest.Wait()
+		check(t, "drained", drained, true)
 	})
 }
 

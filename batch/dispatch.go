@@ -44,7 +44,7 @@ func (b *Batcher[In, Out]) dispatchArrival(g *group[In, Out], now time.Time, w *
 	if b.free == 0 {
 		return
 	}
-	if b.limits.BatchWaitTimeout > 0 && !b.draining && !g.ready(now, b.limits) {
+	if b.limits.BatchWaitTimeout > 0 && !g.ready(now, b.limits) {
 		b.wakeBy(g.leaveBy(b.limits.BatchWaitTimeout), now)
 		return
 	}
