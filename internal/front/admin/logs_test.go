@@ -7,7 +7,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/shoalserve/shoal/internal/telemetry"
 )
+
+var _ Logs = (*telemetry.Lines)(nil)
 
 // fakeLogs has some lines and yields those that are sent to live.
 type fakeLogs struct {

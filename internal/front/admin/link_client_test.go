@@ -1,0 +1,134 @@
+package admin
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/shoalserve/shoal/internal/serving"
+	"github.com/shoalserve/shoal/internal/wire"
+)
+
+// linkClient is the other side of a link, as plain as can be.
+const upgrade = "GET /v1/link HTTP/1.1\r\nHost: shoal\r\nConnection: keep-alive, Upgrade\r\nUpgrade: shoal-link/1\r\n"
+
+func openLink(t testing.TB, network, address, headers, early string) *linkClient {
+	t.Helper()
+	conn, err := net.Dial(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(conn, upgrade+headers+"\r\n"+early); err != nil {
+		t.Fatal(err)
+	}
+	c := &linkClient{conn, bufio.NewReaderSize(conn, 64<<10)}
+	response, err := http.ReadResponse(c.in, nil)
+	if err != nil || response.StatusCode != http.StatusSwitchingProtocols || response.Header.Get("Upgrade") != "shoal-link/1" {
+		t.Fatalf("upgrade gave %v, %v", response, err)
+	}
+	return c
+}
+
+func (s *server) link(t testing.TB) *linkClient { return openLink(t, "unix", s.path, "", "") }
+
+func ask(frame []byte, ref uint64, timeout time.Duration, endpoint, method, shardKey, head, payload string) []byte {
+	le, start := binary.LittleEndian, len(frame)
+	frame = wire.Begin(frame, wire.Query)
+	frame = le.AppendUint64(frame, ref)
+	frame = le.AppendUint32(frame, uint32(timeout.Milliseconds()))
+	for _, name := range []string{endpoint, method, shardKey} {
+		frame = le.AppendUint16(frame, uint16(len(name)))
+	}
+	frame = le.AppendUint32(frame, uint32(len(head)))
+	frame = append(frame, endpoint+method+shardKey+head+payload...)
+	if err := wire.End(frame, start, 0); err != nil {
+		panic(err)
+	}
+	return frame
+}
+
+func cancelFrame(ref uint64) []byte {
+	return binary.LittleEndian.AppendUint64([]byte{9, 0, 0, 0, byte(wire.Cancel)}, ref)
+}
+
+func (c *linkClient) send(t testing.TB, frames ...[]byte) {
+	t.Helper()
+	if _, err := c.Write(bytes.Join(frames, nil)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *linkClient) query(t testing.TB, ref uint64, payload string) {
+	t.Helper()
+	c.send(t, ask(nil, ref, 0, "e", "", "", "", payload))
+}
+
+func (c *linkClient) answer(t testing.TB) (ref uint64, code uint8, payload string) {
+	t.Helper()
+	kind, body, err := wire.Read(c.in)
+	if err != nil || kind != wire.Answer || len(body) < 9 {
+		t.Fatalf("got a frame of kind %d, %q, %v", kind, body, err)
+	}
+	return binary.LittleEndian.Uint64(body), body[8], string(body[9:])
+}
+
+func (c *linkClient) refusal(t testing.TB) (ref uint64, object wire.ErrorObject, pickle string) {
+	t.Helper()
+	ref, code, payload := c.answer(t)
+	if code != wire.ErrorCode {
+		t.Fatalf("answer to %d has code %d: %q", ref, code, payload)
+	}
+	n := binary.LittleEndian.Uint32([]byte(payload))
+	if err := json.Unmarshal([]byte(payload[4:4+n]), &object); err != nil {
+		t.Fatal(err)
+	}
+	return ref, object, payload[4+n:]
+}
+
+func (c *linkClient) wantRefusal(t testing.TB, wantRef uint64, code serving.Code) {
+	t.Helper()
+	if ref, object, _ := c.refusal(t); ref != wantRef || object.Type != string(code) {
+		t.Errorf("answer to %d is %+v, want %s for %d", ref, object, code, wantRef)
+	}
+}
+
+func (c *linkClient) wantEnd(t testing.TB) {
+	t.Helper()
+	if kind, body, err := wire.Read(c.in); err == nil {
+		t.Errorf("got a frame of kind %d: %q", kind, body)
+	} else if net, ok := errors.AsType[net.Error](err); ok && net.Timeout() {
+		t.Errorf("the connection stays open")
+	}
+}
+
+func echo(c *serving.Call) {
+	c.Response = serving.Response{Format: serving.Pickle, Body: c.Args.Payload}
+}
+
+func later(b *fakeBackend, respond func(*serving.Call)) *laterBackend {
+	return &laterBackend{fakeBackend: b, answer: respond}
+}
+
+type laterBackend struct {
+	*fakeBackend
+	answer  func(*serving.Call)
+	running sync.WaitGroup
+}
+
+func (b *laterBackend) Submit(c *serving.Call) error {
+	b.running.Go(func() {
+		b.answer(c)
+		c.Done(c)
+	})
+	return nil
+}
