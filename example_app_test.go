@@ -1,0 +1,166 @@
+package shoal_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http/httptest"
+	"slices"
+
+	"github.com/shoalserve/shoal"
+)
+
+// get asks an app over HTTP and returns the body of the answer.
+func get(app *shoal.App, target string) string {
+	server := httptest.NewServer(app.Handler())
+	defer server.Close()
+	response, err := server.Client().Get(server.URL + target)
+	must(err)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	must(err)
+	return string(body)
+}
+
+// constant returns a model that answers every query with the same text.
+func constant(text string) shoal.Model {
+	return shoal.Batch(func(_ context.Context, in []int) ([]string, error) {
+		return slices.Repeat([]string{text}, len(in)), nil
+	})
+}
+
+// An endpoint's route answers GET with query parameters, and POST with JSON.
+func ExampleApp_Handler() {
+	ctx := context.Background()
+	app := newAdder(ctx)
+	defer app.Close(ctx)
+	fmt.Println(get(app, "/adder?number=41"))
+	// Output: 42
+}
+
+// A new version goes live behind the same endpoint by a change of traffic.
+func ExampleApp_SetTraffic() {
+	ctx := context.Background()
+	app := shoal.New(shoal.Options{})
+	defer app.Close(ctx)
+	must(app.CreateBackend(ctx, "m:v1", constant("old"), shoal.Config{}))
+	must(app.CreateEndpoint("m", shoal.Endpoint{Backend: "m:v1"}))
+	handle, err := shoal.GetHandle[int, string](app, "m")
+	must(err)
+	fmt.Println(handle.Call(ctx, 0))
+
+	must(app.CreateBackend(ctx, "m:v2", constant("new"), shoal.Config{}))
+	must(app.SetTraffic("m", shoal.Traffic{"m:v1": 0.9, "m:v2": 0.1})) // a canary
+	fmt.Println(handle)
+	must(app.SetTraffic("m", shoal.Traffic{"m:v2": 1}))
+	fmt.Println(handle.Call(ctx, 0))
+	must(app.DeleteBackend(ctx, "m:v1"))
+	// Output:
+	// old <nil>
+	// Handle(endpoint="m", traffic=map[m:v1:0.9 m:v2:0.1])
+	// new <nil>
+}
+
+// A shadow computes copies of the queries; nobody sees its answers.
+func ExampleApp_ShadowTraffic() {
+	ctx := context.Background()
+	app := newAdder(ctx)
+	defer app.Close(ctx)
+	seen := make(chan int, 1)
+	candidate := shoal.Batch(func(_ context.Context, in []int) ([]int, error) {
+		seen <- in[0]
+		return nil, errors.New("not finished yet")
+	})
+	must(app.CreateBackend(ctx, "adder:v2", candidate, shoal.Config{}))
+	must(app.ShadowTraffic("adder", "adder:v2", 1)) // every query
+
+	handle, err := shoal.GetHandle[int, int](app, "adder")
+	must(err)
+	fmt.Println(handle.Call(ctx, 41))
+	fmt.Println("the shadow saw", <-seen)
+	// Output:
+	// 42 <nil>
+	// the shadow saw 41
+}
+
+// ReplaceBackend puts a new version in place under the same name. If it cannot
+// start, the running one goes on.
+func ExampleApp_ReplaceBackend() {
+	ctx := context.Background()
+	app := shoal.New(shoal.Options{})
+	defer app.Close(ctx)
+	must(app.CreateBackend(ctx, "m", constant("first"), shoal.Config{}))
+	must(app.CreateEndpoint("m", shoal.Endpoint{Backend: "m"}))
+	handle, err := shoal.GetHandle[int, string](app, "m")
+	must(err)
+
+	fmt.Println(errors.Is(app.CreateBackend(ctx, "m", constant("second"), shoal.Config{}), shoal.ErrAlreadyExists))
+	must(app.ReplaceBackend(ctx, "m", constant("second"), shoal.Config{}))
+	fmt.Println(handle.Call(ctx, 0))
+	// Output:
+	// true
+	// second <nil>
+}
+
+// The config may change while queries run.
+func ExampleApp_UpdateBackendConfig() {
+	ctx := context.Background()
+	app := newAdder(ctx)
+	defer app.Close(ctx)
+	must(app.UpdateBackendConfig(ctx, "adder:v1", func(c *shoal.Config) {
+		c.MaxBatchSize = 16
+		c.NumReplicas = 2
+	}))
+	config := app.Backends()[0].Config
+	fmt.Println(config.MaxBatchSize, config.NumReplicas, config.MaxQueued)
+	// Output: 16 2 4096
+}
+
+// Backends and endpoints can be listed and deleted.
+func ExampleApp_DeleteBackend() {
+	ctx := context.Background()
+	app := newAdder(ctx)
+	defer app.Close(ctx)
+	for _, e := range app.Endpoints() {
+		fmt.Println(e.Name, e.Route, e.Methods, e.Traffic)
+	}
+	fmt.Println(app.DeleteBackend(ctx, "adder:v1"))
+	must(app.DeleteEndpoint("adder"))
+	must(app.DeleteBackend(ctx, "adder:v1"))
+	fmt.Println(len(app.Backends()), len(app.Endpoints()))
+	// Output:
+	// adder /adder [GET] map[adder:v1:1]
+	// backend "adder:v1" is used by endpoint "adder"; move its traffic and shadow traffic away first
+	// 0 0
+}
+
+// Map computes more queries than fit into memory, in order, keeping batches full.
+func ExampleHandle_Map() {
+	ctx := context.Background()
+	app := newAdder(ctx)
+	defer app.Close(ctx)
+	handle, err := shoal.GetHandle[int, int](app, "adder")
+	must(err)
+	total := 0
+	for sum, err := range handle.Map(ctx, slices.Values([]int{1, 2, 3, 4, 5}), 0) {
+		must(err)
+		total += sum
+	}
+	fmt.Println(total)
+	// Output: 20
+}
+
+// Each answer tells in how large a batch it was computed, and why that batch
+// left when it did.
+func ExampleRef_Trip() {
+	ctx := context.Background()
+	app := newAdder(ctx)
+	defer app.Close(ctx)
+	handle, err := shoal.GetHandle[int, int](app, "adder")
+	must(err)
+	ref := handle.Remote(ctx, 1)
+	<-ref.Done()
+	fmt.Println(ref.Trip().BatchSize, ref.Trip().Reason)
+	// Output: 1 free
+}

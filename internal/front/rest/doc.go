@@ -1,0 +1,3 @@
+// Package rest is the HTTP front: it brings requests to the endpoints whose
+// routes they ask for, and their answers back.
+package rest

@@ -1,0 +1,255 @@
+package rest
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/shoalserve/shoal/batch"
+	"github.com/shoalserve/shoal/internal/front/problem"
+	"github.com/shoalserve/shoal/internal/serving"
+	"github.com/shoalserve/shoal/internal/telemetry"
+)
+
+// exchange is one request on its way. Exchanges are reused, unless their caller
+// left while a replica was still to write into them.
+type exchange struct {
+	call  serving.Call
+	done  chan struct{}
+	timer *time.Timer
+}
+
+var exchanges = sync.Pool{New: func() any {
+	x := &exchange{done: make(chan struct{}, 1), timer: time.NewTimer(time.Hour)}
+	x.timer.Stop()
+	x.call.Done = func(*serving.Call) { x.done <- struct{}{} }
+	return x
+}}
+
+// release gives the exchange back for reuse.
+func (x *exchange) release() {
+	done := x.call.Done
+	x.call = serving.Call{Done: done}
+	exchanges.Put(x)
+}
+
+// hungUp is the status that logs and metrics give a request whose client left.
+const hungUp = 499
+
+// serveHTTP answers one request.
+func (f *Front) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	e, found := f.registry.Route(r.URL.Path)
+	name := ""
+	if found {
+		name = e.Name
+	}
+	route := f.metrics.Get(name)
+	defer f.recovered(w, r, route, start)
+	var status int
+	switch {
+	case f.draining.Load() && r.URL.Path != "/livez":
+		w.Header().Set("Connection", "close")
+		status = fail(w, requestID(r), serving.Errorf(serving.Draining, "the server is shutting down"), false)
+	case found:
+		status = f.query(w, r, e)
+	default:
+		status = f.other(w, r)
+	}
+	route.Request(status, time.Since(start))
+}
+
+// recovered turns a panic of ours into an answer, so that it fails one request.
+func (f *Front) recovered(w http.ResponseWriter, r *http.Request, route *telemetry.Route, start time.Time) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if v == http.ErrAbortHandler { //nolint:errorlint // net/http compares it the same way
+		panic(v)
+	}
+	f.opts.Logger.Error("a request made the server panic", "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
+	route.Request(fail(w, requestID(r), errors.New("the server failed to handle the request"), false), time.Since(start))
+}
+
+// other answers requests for paths that are no endpoint's.
+func (f *Front) other(w http.ResponseWriter, r *http.Request) int {
+	handler, pattern := f.own.Handler(r)
+	if pattern == "" && !isOwn(r.URL.Path) {
+		return fail(w, requestID(r), serving.Errorf(serving.EndpointNotFound, "no endpoint has the route %q; GET /-/routes lists those that exist", r.URL.Path), false)
+	}
+	if pattern == "" {
+		return f.wrongMethod(w, r, "GET, HEAD")
+	}
+	recorder := &statusRecorder{ResponseWriter: w, status: http.StatusOK}
+	handler.ServeHTTP(recorder, r)
+	return recorder.status
+}
+
+func isOwn(path string) bool {
+	return path == "/livez" || path == "/readyz" || path == "/metrics" || path == "/-/routes"
+}
+
+// statusRecorder remembers the status of an answer.
+type statusRecorder struct {
+	http.ResponseWriter
+	status int
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (s *statusRecorder) WriteHeader(status int) {
+	s.status = status
+	s.ResponseWriter.WriteHeader(status)
+}
+
+// methodNotAllowed is not in serving's table: only HTTP has methods.
+const methodNotAllowed serving.Code = "MethodNotAllowed"
+
+func (f *Front) wrongMethod(w http.ResponseWriter, r *http.Request, allow string) int {
+	w.Header().Set("Allow", allow)
+	if r.Method == http.MethodOptions {
+		w.WriteHeader(http.StatusNoContent)
+		return http.StatusNoContent
+	}
+	p := problem.Of(serving.Errorf(methodNotAllowed, "the route %q takes %s, not %s", r.URL.Path, allow, r.Method))
+	p.Status = http.StatusMethodNotAllowed
+	return write(w, requestID(r), p)
+}
+
+// query computes one query and answers with its response.
+func (f *Front) query(w http.ResponseWriter, r *http.Request, e *serving.Endpoint) int {
+	if !e.Takes(r.Method) {
+		return f.wrongMethod(w, r, e.Allow)
+	}
+	id := requestID(r)
+	timeout, err := timeoutOf(r)
+	if err != nil {
+		return fail(w, id, err, false)
+	}
+	body, err := f.body(w, r)
+	if err != nil {
+		return f.failBody(w, r, id, err)
+	}
+	if err := checkJSON(r, body); err != nil {
+		return fail(w, id, err, false)
+	}
+	x := exchanges.Get().(*exchange)
+	x.call.Context, x.call.Origin = r.Context(), batch.Web
+	x.call.Request = &serving.Request{ID: id, Method: r.Method, Target: r.RequestURI, Header: r.Header, Body: body}
+	if method := r.Header["X-Serve-Call-Method"]; len(method) > 0 {
+		x.call.Method = method[0]
+	}
+	if key := r.Header["X-Serve-Shard-Key"]; len(key) > 0 {
+		x.call.ShardKey = key[0]
+	}
+	if err := e.Submit(&x.call); err != nil {
+		x.release()
+		return fail(w, id, err, false)
+	}
+	config := x.call.Backend.Config()
+	if limit := time.Duration(config.Timeout); timeout == 0 || timeout > limit {
+		timeout = limit
+	}
+	if err := x.wait(r.Context(), timeout); err != nil {
+		if errors.Is(err, context.Canceled) {
+			return hungUp
+		}
+		return fail(w, id, err, false)
+	}
+	status := f.answer(w, r, x, id, config.ExposeTraceback)
+	x.release()
+	return status
+}
+
+// wait waits for the answer. On an error the exchange must not be used any more.
+func (x *exchange) wait(ctx context.Context, timeout time.Duration) error {
+	x.timer.Reset(timeout)
+	select {
+	case <-x.done:
+		x.timer.Stop()
+		return nil
+	case <-ctx.Done():
+		x.call.Withdraw()
+		x.timer.Stop()
+		return context.Canceled
+	case <-x.timer.C:
+		x.call.Withdraw()
+		return serving.Errorf(serving.DeadlineExceeded, "backend %q gave no answer within %v", x.call.Backend.Name(), timeout)
+	}
+}
+
+// answer writes the response, or the error, of a call that is done.
+func (f *Front) answer(w http.ResponseWriter, r *http.Request, x *exchange, id string, exposeTraceback bool) int {
+	c := &x.call
+	h := w.Header()
+	h["Shoal-Backend"] = []string{c.Backend.Name()}
+	if c.Trip.BatchID != 0 && !f.opts.NoServerTiming {
+		h["Server-Timing"] = []string{serverTiming(c.Trip)}
+	}
+	if c.Err != nil {
+		if errors.Is(c.Err, context.Canceled) && r.Context().Err() != nil {
+			return hungUp
+		}
+		f.logFailure(id, c)
+		return fail(w, id, c.Err, exposeTraceback)
+	}
+	return respond(w, id, &c.Response)
+}
+
+// logFailure tells the operator what the caller is not told.
+func (f *Front) logFailure(id string, c *serving.Call) {
+	args := []any{"request", id, "backend", c.Backend.Name(), "error", c.Err}
+	if model, ok := errors.AsType[*serving.ModelError](c.Err); ok && model.Traceback != "" {
+		args = append(args, "traceback", model.Traceback)
+	}
+	f.opts.Logger.Warn("query failed", args...)
+}
+
+// fail answers with an error.
+func fail(w http.ResponseWriter, id string, err error, exposeTraceback bool) int {
+	p := problem.Of(err)
+	if !exposeTraceback {
+		p.Traceback = ""
+	}
+	if bad, ok := errors.AsType[*jsonError](err); ok {
+		p.Offset, p.Line, p.Column = &bad.offset, bad.line, bad.column
+	}
+	return write(w, id, p)
+}
+
+func write(w http.ResponseWriter, id string, p problem.Problem) int {
+	w.Header()["X-Request-Id"] = []string{id}
+	p.Instance = id
+	p.Write(w)
+	return p.Status
+}
+
+func (f *Front) failBody(w http.ResponseWriter, r *http.Request, id string, err error) int {
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		w.Header().Set("Connection", "close") // the rest of the body is not read
+		return fail(w, id, serving.Errorf(serving.TooLarge, "the body is larger than %d bytes", tooLarge.Limit), false)
+	}
+	if r.Context().Err() != nil {
+		return hungUp
+	}
+	w.Header().Set("Connection", "close")
+	return fail(w, id, serving.Errorf(serving.InvalidArgument, "reading the body: %v", err), false)
+}
+
+// timeoutHeader lets a client ask for an answer sooner than the backend's timeout.
+const timeoutHeader = "Shoal-Timeout"
+
+func timeoutOf(r *http.Request) (time.Duration, error) {
+	values := r.Header[timeoutHeader]
+	if len(values) == 0 {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(values[0])
+	if err != nil || d <= 0 {
+		return 0, serving.Errorf(serving.InvalidArgument, "header %s: %q is not a duration; write it with a unit, such as \"500ms\"", timeoutHeader, values[0])
+	}
+	return d, nil
+}

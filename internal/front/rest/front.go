@@ -1,0 +1,109 @@
+package rest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/shoalserve/shoal/internal/serving"
+	"github.com/shoalserve/shoal/internal/telemetry"
+)
+
+// Options configure a Front. Zero fields take their defaults.
+type Options struct {
+	// MaxBodyBytes bounds a request's body. Default 10 MiB.
+	MaxBodyBytes int64
+	// MaxHeaderBytes bounds a request's headers. Default 64 KiB.
+	MaxHeaderBytes int
+	// ReadHeaderTimeout bounds the reading of a request's headers. Default 5s.
+	ReadHeaderTimeout time.Duration
+	// ReadTimeout bounds the reading of a whole request. Default 60s.
+	ReadTimeout time.Duration
+	// IdleTimeout is how long a connection may stay without a request. Default 120s.
+	IdleTimeout time.Duration
+	// ShutdownTimeout bounds how long accepted queries may take once the server
+	// is to stop. Default 30s.
+	ShutdownTimeout time.Duration
+	// NoServerTiming leaves the header Server-Timing out of answers.
+	NoServerTiming bool
+	Logger         *slog.Logger
+	Metrics        *telemetry.Metrics
+	// Prober decides what /readyz says; default one of the registry.
+	Prober *serving.Prober
+}
+
+func (o Options) withDefaults(r *serving.Registry) Options {
+	o.MaxBodyBytes = cmp.Or(o.MaxBodyBytes, 10<<20)
+	o.MaxHeaderBytes = cmp.Or(o.MaxHeaderBytes, 64<<10)
+	o.ReadHeaderTimeout = cmp.Or(o.ReadHeaderTimeout, 5*time.Second)
+	o.ReadTimeout = cmp.Or(o.ReadTimeout, 60*time.Second)
+	o.IdleTimeout = cmp.Or(o.IdleTimeout, 120*time.Second)
+	o.ShutdownTimeout = cmp.Or(o.ShutdownTimeout, 30*time.Second)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Metrics == nil {
+		o.Metrics = telemetry.New()
+	}
+	if o.Prober == nil {
+		o.Prober = serving.NewProber(r)
+	}
+	return o
+}
+
+// Front serves the endpoints of a registry over HTTP.
+type Front struct {
+	registry *serving.Registry
+	opts     Options
+	metrics  *telemetry.Routes
+	own      *http.ServeMux // the paths of the server itself
+	ready    *readiness
+	draining atomic.Bool
+}
+
+// New returns a Front for what is deployed in r.
+func New(r *serving.Registry, opts Options) *Front {
+	opts = opts.withDefaults(r)
+	f := &Front{registry: r, opts: opts, metrics: opts.Metrics.Routes(), ready: newReadiness(opts.Prober)}
+	f.own = f.ownPaths()
+	return f
+}
+
+// Handler returns the Front as a handler.
+func (f *Front) Handler() http.Handler { return http.HandlerFunc(f.serveHTTP) }
+
+// Serve serves HTTP/1.1 and cleartext HTTP/2 on a listener until ctx ends. Then
+// it refuses new requests, finishes the accepted ones, and returns nil, or an
+// error if Options.ShutdownTimeout was not enough.
+func (f *Front) Serve(ctx context.Context, listener net.Listener) error {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	server := &http.Server{
+		Handler: f.Handler(), Protocols: protocols, MaxHeaderBytes: f.opts.MaxHeaderBytes,
+		ReadHeaderTimeout: f.opts.ReadHeaderTimeout, ReadTimeout: f.opts.ReadTimeout, IdleTimeout: f.opts.IdleTimeout,
+		ErrorLog: slog.NewLogLogger(f.opts.Logger.Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }() // ends with Shutdown or Close below
+	select {
+	case err := <-served:
+		return fmt.Errorf("serving HTTP: %w", err)
+	case <-ctx.Done():
+	}
+	f.draining.Store(true)
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.opts.ShutdownTimeout)
+	defer cancel()
+	err := server.Shutdown(grace)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("not all requests were answered within %v: %w", f.opts.ShutdownTimeout, err), server.Close())
+	}
+	<-served // says only that the server was closed
+	return err
+}

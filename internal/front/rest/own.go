@@ -1,0 +1,88 @@
+package rest
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/shoalserve/shoal/internal/front/problem"
+	"github.com/shoalserve/shoal/internal/serving"
+)
+
+// ownPaths are the paths that the server answers itself.
+func (f *Front) ownPaths() *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, "ok\n") })
+	mux.HandleFunc("GET /readyz", f.readyz)
+	mux.HandleFunc("GET /-/routes", f.routes)
+	mux.Handle("GET /metrics", f.opts.Metrics.Handler())
+	return mux
+}
+
+func writeText(w http.ResponseWriter, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write([]byte(text)) // a client that is gone cannot be told so
+}
+
+func (f *Front) readyz(w http.ResponseWriter, r *http.Request) {
+	if err := f.ready.check(r.Context()); err != nil {
+		problem.Of(err).Write(w)
+		return
+	}
+	writeText(w, "ready\n")
+}
+
+func (f *Front) routes(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	out := json.NewEncoder(w)
+	out.SetIndent("", "  ")
+	_ = out.Encode(f.registry.Routes()) // a client that is gone cannot be told so
+}
+
+// probeTimeout bounds one look at what is ready.
+const probeTimeout = 5 * time.Second
+
+// readiness asks the prober for all who want to know at a time, once.
+type readiness struct {
+	prober *serving.Prober
+
+	mu      sync.Mutex
+	current *probe
+}
+
+// probe is one look, under way or done.
+type probe struct {
+	done chan struct{}
+	err  error // set before done is closed
+}
+
+func newReadiness(p *serving.Prober) *readiness { return &readiness{prober: p} }
+
+func (r *readiness) check(ctx context.Context) error {
+	r.mu.Lock()
+	p := r.current
+	if p == nil {
+		p = &probe{done: make(chan struct{})}
+		r.current = p
+		go r.run(p) // ends within probeTimeout
+	}
+	r.mu.Unlock()
+	select {
+	case <-p.done:
+		return p.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (r *readiness) run(p *probe) {
+	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+	defer cancel()
+	p.err = r.prober.Ready(ctx)
+	r.mu.Lock()
+	r.current = nil
+	r.mu.Unlock()
+	close(p.done)
+}

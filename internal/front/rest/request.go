@@ -1,0 +1,126 @@
+package rest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/shoalserve/shoal/internal/serving"
+)
+
+// maxRequestID is the longest id that is taken over from a client.
+const maxRequestID = 128
+
+// requestID returns the id that the client gave, or a new one.
+func requestID(r *http.Request) string {
+	if ids := r.Header["X-Request-Id"]; len(ids) == 1 && isRequestID(ids[0]) {
+		return ids[0]
+	}
+	const digits = "0123456789abcdef"
+	var id [16]byte
+	n := rand.Uint64()
+	for i := range id {
+		id[i] = digits[n&15]
+		n >>= 4
+	}
+	return string(id[:])
+}
+
+// isRequestID reports whether an id is safe to show in logs and headers.
+func isRequestID(id string) bool {
+	if id == "" || len(id) > maxRequestID {
+		return false
+	}
+	for i := range len(id) {
+		if id[i] <= ' ' || id[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// body reads the request's body, as far as it is allowed.
+func (f *Front) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	switch n := r.ContentLength; {
+	case n == 0 || r.Body == http.NoBody:
+		return nil, nil
+	case n > f.opts.MaxBodyBytes:
+		return nil, &http.MaxBytesError{Limit: f.opts.MaxBodyBytes}
+	case n > 0:
+		body := make([]byte, n)
+		_, err := io.ReadFull(r.Body, body)
+		return body, err
+	}
+	return io.ReadAll(http.MaxBytesReader(w, r.Body, f.opts.MaxBodyBytes))
+}
+
+// jsonError says where a body is not JSON.
+type jsonError struct {
+	reason       string
+	offset       int64
+	line, column int
+}
+
+func (e *jsonError) Error() string {
+	return fmt.Sprintf("the body is not JSON: %s at byte %d (line %d, column %d)", e.reason, e.offset, e.line, e.column)
+}
+
+// Unwrap makes it the caller's fault.
+func (e *jsonError) Unwrap() error { return serving.Errorf(serving.InvalidArgument, "%s", e.Error()) }
+
+// checkJSON refuses a body that says it is JSON and is not: one such query
+// would fail every query of its batch.
+func checkJSON(r *http.Request, body []byte) error {
+	types := r.Header["Content-Type"]
+	if len(types) == 0 || (len(body) == 0 && (r.Method == http.MethodGet || r.Method == http.MethodHead)) || !isJSON(types[0]) {
+		return nil
+	}
+	if json.Valid(body) && utf8.Valid(body) {
+		return nil
+	}
+	return explainJSON(body)
+}
+
+func isJSON(contentType string) bool {
+	if contentType == "application/json" {
+		return true
+	}
+	media, _, _ := strings.Cut(contentType, ";")
+	media = strings.ToLower(strings.TrimSpace(media))
+	return media == "application/json" || strings.HasSuffix(media, "+json")
+}
+
+func explainJSON(body []byte) *jsonError {
+	e := &jsonError{reason: "invalid UTF-8", offset: int64(invalidUTF8(body))}
+	var value json.RawMessage
+	if syntax, ok := errors.AsType[*json.SyntaxError](json.Unmarshal(body, &value)); ok {
+		e.reason = syntax.Error()
+		// The decoder counts the byte that it could not take.
+		e.offset = max(0, syntax.Offset-1)
+		if strings.HasPrefix(e.reason, "unexpected end") {
+			e.offset = int64(len(body))
+		}
+	}
+	before := body[:e.offset]
+	e.line = 1 + bytes.Count(before, []byte{'\n'})
+	e.column = len(before) - bytes.LastIndexByte(before, '\n')
+	return e
+}
+
+// invalidUTF8 returns where the first byte that is not UTF-8 is.
+func invalidUTF8(body []byte) int {
+	for i := 0; i < len(body); {
+		r, size := utf8.DecodeRune(body[i:])
+		if r == utf8.RuneError && size == 1 {
+			return i
+		}
+		i += size
+	}
+	return len(body)
+}

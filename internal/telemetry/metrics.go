@@ -1,0 +1,181 @@
+package telemetry
+
+import (
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/shoalserve/shoal/batch"
+	"github.com/shoalserve/shoal/internal/serving"
+)
+
+// Metrics are what one server tells Prometheus.
+type Metrics struct {
+	registry *prometheus.Registry
+	queued   *prometheus.HistogramVec
+	computed *prometheus.HistogramVec
+	sizes    *prometheus.HistogramVec
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+}
+
+// New returns Metrics with nothing measured yet.
+func New() *Metrics {
+	seconds := prometheus.ExponentialBucketsRange(50e-6, 60, 24)
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		queued: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "shoal_queue_duration_seconds", Help: "Time that queries waited until their batch left.", Buckets: seconds,
+		}, []string{"backend"}),
+		computed: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "shoal_compute_duration_seconds", Help: "Time that batches were computed.", Buckets: seconds,
+		}, []string{"backend"}),
+		sizes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "shoal_batch_size", Help: "Queries in a batch.", Buckets: prometheus.ExponentialBuckets(1, 2, 12),
+		}, []string{"backend"}),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "shoal_http_requests_total", Help: "HTTP requests that were answered; endpoint is empty where none has the route.",
+		}, []string{"endpoint", "code"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "shoal_http_request_duration_seconds", Help: "Time from a request's headers to its answer.", Buckets: seconds,
+		}, []string{"endpoint"}),
+	}
+	m.registry.MustRegister(m.queued, m.computed, m.sizes, m.requests, m.duration,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// Watch adds the counts of everything that is deployed in r. They are read when
+// Prometheus asks, so that they cost a query nothing.
+func (m *Metrics) Watch(r *serving.Registry) { m.registry.MustRegister(deployed{r}) }
+
+// Handler serves the metrics in Prometheus's format.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+// Observer returns where a backend's queries and batches are measured.
+func (m *Metrics) Observer(backend string) serving.Observer {
+	return observer{m.queued.WithLabelValues(backend), m.computed.WithLabelValues(backend), m.sizes.WithLabelValues(backend)}
+}
+
+// observer is the histograms of one backend.
+type observer struct{ queued, computed, sizes prometheus.Observer }
+
+// Batch implements serving.Observer.
+func (o observer) Batch(size int, _ batch.Reason, computed time.Duration) {
+	o.sizes.Observe(float64(size))
+	o.computed.Observe(computed.Seconds())
+}
+
+// Queued implements serving.Observer.
+func (o observer) Queued(d time.Duration) { o.queued.Observe(d.Seconds()) }
+
+// Route measures the requests of one endpoint. It keeps what it looked up, so
+// that a request finds its counter by an array index.
+type Route struct {
+	metrics  *Metrics
+	endpoint string
+	duration prometheus.Observer
+	codes    [600]atomic.Pointer[prometheus.Counter]
+}
+
+// Route returns where an endpoint's requests are measured; the empty name is
+// for requests that no endpoint has the route of.
+func (m *Metrics) Route(endpoint string) *Route {
+	return &Route{metrics: m, endpoint: endpoint, duration: m.duration.WithLabelValues(endpoint)}
+}
+
+// Request counts one answered request.
+func (r *Route) Request(code int, took time.Duration) {
+	r.duration.Observe(took.Seconds())
+	if code < 0 || code >= len(r.codes) {
+		code = 0
+	}
+	counter := r.codes[code].Load()
+	if counter == nil {
+		c := r.metrics.requests.WithLabelValues(r.endpoint, strconv.Itoa(code))
+		counter = &c
+		r.codes[code].Store(counter)
+	}
+	(*counter).Inc()
+}
+
+// Routes keeps a Route for each endpoint.
+type Routes struct {
+	metrics *Metrics
+	routes  sync.Map // of string to *Route
+}
+
+// Routes returns an empty set of Routes.
+func (m *Metrics) Routes() *Routes { return &Routes{metrics: m} }
+
+// Get returns the endpoint's Route.
+func (r *Routes) Get(endpoint string) *Route {
+	if route, ok := r.routes.Load(endpoint); ok {
+		return route.(*Route)
+	}
+	route, _ := r.routes.LoadOrStore(endpoint, r.metrics.Route(endpoint))
+	return route.(*Route)
+}
+
+// deployed collects the counts that backends keep themselves.
+type deployed struct{ registry *serving.Registry }
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, append([]string{"backend"}, labels...), nil)
+}
+
+var (
+	admitted = describe("shoal_queries_admitted_total", "Queries that were taken in.")
+	answered = describe("shoal_queries_answered_total", "Queries that the model answered.")
+	failed   = describe("shoal_queries_failed_total", "Queries that were computed and failed.")
+	refused  = describe("shoal_queries_refused_total", "Queries that were refused.")
+	dropped  = describe("shoal_queries_dropped_total", "Queries that left before they were computed.")
+	batches  = describe("shoal_batches_total", "Batches by why they left when they did.", "reason")
+	queuing  = describe("shoal_queued_queries", "Queries that wait.")
+	running  = describe("shoal_running_queries", "Queries that are being computed.")
+	replicas = describe("shoal_replicas", "Replicas by state.", "state")
+	restarts = describe("shoal_replica_restarts_total", "Times that a replica died and was to be restarted.")
+)
+
+// Describe implements prometheus.Collector. It describes nothing, which makes
+// the collector an unchecked one: which backends there are changes.
+func (deployed) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (d deployed) Collect(out chan<- prometheus.Metric) {
+	for _, b := range d.registry.BackendStatuses() {
+		count := func(desc *prometheus.Desc, n uint64, labels ...string) {
+			out <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), append([]string{b.Name}, labels...)...)
+		}
+		gauge := func(desc *prometheus.Desc, n int, labels ...string) {
+			out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), append([]string{b.Name}, labels...)...)
+		}
+		count(admitted, b.Stats.Admitted)
+		count(answered, b.Stats.Answered)
+		count(failed, b.Stats.Failed)
+		count(refused, b.Stats.Refused)
+		count(dropped, b.Stats.Dropped)
+		for reason, n := range b.Stats.Reasons {
+			count(batches, n, reason)
+		}
+		gauge(queuing, b.Queued)
+		gauge(running, b.Running)
+		states, deaths := map[serving.State]int{}, 0
+		for _, r := range b.Replicas {
+			states[r.State]++
+			deaths += r.Restarts
+		}
+		for state, n := range states {
+			gauge(replicas, n, string(state))
+		}
+		count(restarts, uint64(deaths))
+	}
+}
