@@ -68,17 +68,14 @@ def deploy(client: serve.Client, data: Data) -> None:
     client.create_endpoint("digits", backend="digits:v1", route="/digits", methods=["POST"])
     took = time.perf_counter() - start
     print(f"  GET  /adder?number=41   {batch_adder.__module__}.{batch_adder.__name__}")
-    print(
-        f"  POST /digits            a neural network, trained on {len(data.train)} digits; ready after {took:.1f} s"
-    )
+    print(f"  POST /digits            neural network, trained on {len(data.train)} digits, in {took:.1f} s")
 
 
 def show_adder(client: serve.Client) -> None:
     handle = client.get_handle("adder")
     sums = shoal.get([handle.remote(number=n) for n in range(9)])
-    print(
-        f"\nThe adder, nine queries at once: {sums}, computed in batches of {spell(sizes_of(client, 'adder:v1'))}."
-    )
+    batches = spell(sizes_of(client, "adder:v1"))
+    print(f"\nThe adder, nine queries at once: {sums}, computed in batches of {batches}.")
 
 
 def show_digits(client: serve.Client, data: Data) -> None:
@@ -154,9 +151,8 @@ def show_rates(runs: dict[tuple[str, int], Run]) -> None:
 def show_accuracy(runs: dict[tuple[str, int], Run], data: Data) -> None:
     right = runs["handle", BATCH].answers == data.labels
     held_out = right[data.held_out]
-    print(
-        f"\nAccuracy {held_out.mean():.2%} on the {len(held_out)} digits that training did not see, {right.mean():.2%} on all {len(right):,}."
-    )
+    print(f"\nAccuracy on the {len(held_out)} digits that training did not see: {held_out.mean():.2%}")
+    print(f"Accuracy on all {len(right):,}, those of the training included: {right.mean():.2%}")
     first = runs["handle", 1].answers
     different = sum(int((run.answers != first).sum()) for run in runs.values())
     print(f"Answers that differ between these {len(runs)} runs: {different}.")

@@ -1,6 +1,6 @@
 """A classifier of handwritten digits, trained on the real ones that come with scikit-learn.
 
-shoal serve digits.py:Digits     then POST 64 numbers from 0 to 16, the pixels of an 8 x 8 image, as a JSON list to /Digits
+shoal serve digits.py:Digits     then POST the pixels, 64 numbers from 0 to 16, as a JSON list to /Digits
 """
 
 from __future__ import annotations
