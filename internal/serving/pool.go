@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/shoalserve/shoal/batch"
 )
@@ -202,8 +203,15 @@ func (p *Pool[In, Out]) Update(ctx context.Context, next Config) error {
 	p.batcher.Update(next.limits())
 	p.replicas = slices.Clone(keep)
 	p.adopt(instances, fresh)
-	return stopReplicas(ctx, surplus)
+	// The caller may leave, but what the old replicas accepted is to be finished.
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	return stopReplicas(stop, surplus)
 }
+
+// stopTimeout is how long a replica that a new config made superfluous may take
+// to finish its batches.
+const stopTimeout = time.Minute
 
 // Close implements [Backend].
 func (p *Pool[In, Out]) Close(ctx context.Context) error {

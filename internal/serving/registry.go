@@ -79,17 +79,16 @@ func (r *Registry) Deploy(ctx context.Context, name string, replace bool, build 
 	return next, nil
 }
 
-// retire lets a backend finish in the background what it accepted.
-func (r *Registry) retire(old Backend) {
-	r.retiring.Go(func() {
-		// An error means that Close of the registry ended it early and its
-		// queries were told; there is nobody else to tell.
-		_ = old.Close(r.ctx)
-	})
+// retire lets a backend finish in the background what it accepted, until the
+// registry is closed and runs out of time. Its error goes to whoever waits for it.
+func (r *Registry) retire(old Backend) <-chan error {
+	closed := make(chan error, 1)
+	r.retiring.Go(func() { closed <- old.Close(r.ctx) })
+	return closed
 }
 
 // Delete removes a backend that no endpoint uses and waits until its queries
-// are answered. A name that does not exist is no error.
+// are answered, or ctx ends; they are answered all the same. A name that does not exist is no error.
 func (r *Registry) Delete(ctx context.Context, name string) error {
 	defer r.deploying.lock(name)()
 	var old Backend
@@ -106,7 +105,12 @@ func (r *Registry) Delete(ctx context.Context, name string) error {
 	if err != nil || old == nil {
 		return err
 	}
-	return old.Close(ctx)
+	select {
+	case err := <-r.retire(old):
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the last queries of backend %q: %w", name, context.Cause(ctx))
+	}
 }
 
 // Backend returns the backend of that name, or a BackendNotFound error.

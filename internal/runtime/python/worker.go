@@ -22,8 +22,9 @@ type worker struct {
 	index   int
 	batched bool
 
-	writing sync.Mutex // guards frame and the writing side of conn
+	writing sync.Mutex // guards the writing side of conn, and the fields below
 	frame   frameWriter
+	over    error // why batches are not taken any more; nil while they are
 
 	mu       sync.Mutex
 	inFlight map[uint64]*callBatch
@@ -58,10 +59,15 @@ func (w *worker) Err() error { return w.err }
 // Run implements serving.Instance. It writes the batch to the worker from the
 // caller's goroutine: a queue in between would only cost a wake-up.
 func (w *worker) Run(b *callBatch) {
+	w.writing.Lock()
+	if over := w.over; over != nil {
+		w.writing.Unlock()
+		b.Finish(nil, over)
+		return
+	}
 	w.mu.Lock()
 	w.inFlight[b.ID] = b
 	w.mu.Unlock()
-	w.writing.Lock()
 	err := w.frame.write(w.conn, b)
 	w.writing.Unlock()
 	switch {
@@ -201,7 +207,8 @@ func (w *worker) Stop(ctx context.Context) error {
 	return err
 }
 
-// failRest fails the batches that will not be answered any more.
+// failRest fails the batches that will not be answered any more. It waits for
+// one that is being written: its queries are its callers' again once it failed.
 func (w *worker) failRest() {
 	var err error = serving.Errorf(serving.WorkerDied, "backend %q: replica %d (pid %d) was stopped before it answered", w.backend, w.index, w.PID())
 	select {
@@ -209,10 +216,13 @@ func (w *worker) failRest() {
 		err = w.err
 	default:
 	}
+	w.writing.Lock()
+	w.over = err
 	w.mu.Lock()
 	rest := w.inFlight
 	w.inFlight = make(map[uint64]*callBatch)
 	w.mu.Unlock()
+	w.writing.Unlock()
 	for _, b := range rest {
 		b.Finish(nil, err)
 	}
