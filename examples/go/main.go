@@ -31,14 +31,14 @@ func addOne(_ context.Context, numbers []int) ([]int, error) {
 func main() {
 	address := flag.String("http", "", "serve HTTP on this `address` after the queries")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *address); err != nil {
+	if err := run(*address); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(ctx context.Context, address string) error {
+func run(address string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	app := shoal.New(shoal.Options{})
 	defer app.Close(context.WithoutCancel(ctx)) // finishes what was accepted, also after an interrupt
 
