@@ -105,6 +105,7 @@ def go_test() -> Outcome:
 def read_go(done: Done) -> Outcome:
     """The outcome in what `go test -json` wrote: the words of whatever failed, and the count."""
     passed = failed = 0
+    guilty: set[str] = set()  # packages with a failed test
     said: dict[tuple[str, str], list[str]] = {}
     shown: list[str] = []
     for event in go_events(done.output, shown):
@@ -115,12 +116,15 @@ def read_go(done: Done) -> Outcome:
         elif action == "pass":
             passed += bool(key[1])
             said.pop(key, None)
-        elif action in ("fail", "build-fail"):
-            failed += bool(key[1])
+        elif action == "fail":
+            # A package that does not build, or whose process died, fails without a test that did.
+            failed += bool(key[1]) or key[0] not in guilty
+            guilty.add(key[0])
+            shown.append("".join(said.pop(key, [])))
+        elif action == "build-fail":
             shown.append("".join(said.pop(key, [])))
         elif action == "skip":
             said.pop(key, None)
-    # A package that does not build, or whose process died, fails without a test that did.
     return Outcome(done.status == 0, passed, failed, "".join(shown))
 
 
