@@ -120,7 +120,9 @@ def read_go(done: Done) -> Outcome:
             # A package that does not build, or whose process died, fails without a test that did.
             failed += bool(key[1]) or key[0] not in guilty
             guilty.add(key[0])
-            shown.append("".join(said.pop(key, [])))
+            # A package's end also ends the tests of it that had no time to fail.
+            for other in [other for other in said if other == key or (other[0] == key[0] and not key[1])]:
+                shown.append("".join(said.pop(other)))
         elif action == "build-fail":
             shown.append("".join(said.pop(key, [])))
         elif action == "skip":
