@@ -219,8 +219,8 @@ var knownMethods = []string{
 	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions,
 }
 
-// check fills the defaults of a spec and refuses what cannot be served.
-func (s *EndpointSpec) check() error {
+// Check fills the defaults of a spec and refuses what cannot be served.
+func (s *EndpointSpec) Check() error {
 	if s.Route != "" {
 		u, err := url.Parse(s.Route)
 		switch {

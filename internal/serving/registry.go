@@ -147,7 +147,7 @@ func (r *Registry) CreateEndpoint(name string, spec EndpointSpec) (created bool,
 	if name == "" {
 		return false, Errorf(InvalidArgument, "an endpoint needs a name")
 	}
-	if err := spec.check(); err != nil {
+	if err := spec.Check(); err != nil {
 		return false, err
 	}
 	err = r.change(func(t *table) error {

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"os"
+	"strings"
 
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -34,6 +36,31 @@ func NewDeployer(opts Options) *Deployer {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Deployer{opts}
+}
+
+// Interpreter is the Python that runs backends which name none.
+func (d *Deployer) Interpreter() string { return d.opts.Interpreter }
+
+// Environment is what a Python process of this server is started with, and extra.
+func (d *Deployer) Environment(extra map[string]string) []string { return d.opts.environment(extra) }
+
+// environment is the server's own, with the SDK's source as the last place where
+// Python looks for a package.
+func (o Options) environment(extra map[string]string) []string {
+	env := os.Environ()
+	for name, value := range extra {
+		env = append(env, name+"="+value)
+	}
+	if o.SDKDir == "" {
+		return env
+	}
+	path := o.SDKDir
+	for _, entry := range env { // the last entry of a name is the one in force
+		if old, ok := strings.CutPrefix(entry, "PYTHONPATH="); ok && old != "" {
+			path = old + string(os.PathListSeparator) + o.SDKDir
+		}
+	}
+	return append(env, "PYTHONPATH="+path)
 }
 
 // Backend starts a backend's workers and returns when all are ready. A model

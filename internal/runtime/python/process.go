@@ -140,7 +140,7 @@ func (r *runtime) spawn(spec serving.ReplicaSpec) (*process, error) {
 	p.cmd = exec.Command(cmp.Or(r.spec.Interpreter, r.opts.Interpreter), "-m", "shoal._worker", "--fd", "3")
 	p.cmd.ExtraFiles = []*os.File{theirs}
 	p.cmd.Dir = r.spec.Cwd
-	p.cmd.Env = r.environment(spec.Config.Env)
+	p.cmd.Env = r.opts.environment(spec.Config.Env)
 	p.cmd.Stdout, p.cmd.Stderr = &lines{emit: log("stdout")}, p.stderr
 	// A process group of its own: an interrupt on the terminal is for the
 	// server, which then ends its workers in good order.
@@ -150,25 +150,6 @@ func (r *runtime) spawn(spec serving.ReplicaSpec) (*process, error) {
 		return nil, errors.Join(fmt.Errorf("starting the interpreter: %w", err), conn.Close())
 	}
 	return p, nil
-}
-
-// environment is the server's own, less what would steer another Python tool,
-// with the SDK's source as the last place where Python looks for a package.
-func (r *runtime) environment(extra map[string]string) []string {
-	env := os.Environ()
-	for name, value := range extra {
-		env = append(env, name+"="+value)
-	}
-	if r.opts.SDKDir == "" {
-		return env
-	}
-	path := r.opts.SDKDir
-	for _, entry := range env { // the last entry of a name is the one in force
-		if old, ok := strings.CutPrefix(entry, "PYTHONPATH="); ok && old != "" {
-			path = old + string(os.PathListSeparator) + r.opts.SDKDir
-		}
-	}
-	return append(env, "PYTHONPATH="+path)
 }
 
 // socketPair returns a connected pair: one end to use here, one to inherit.

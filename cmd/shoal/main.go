@@ -1,0 +1,90 @@
+// Command shoal serves models with opportunistic batching, and runs such a server.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit statuses.
+const (
+	failure = 1
+	misuse  = 2
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// After the first signal the next one has its usual effect: it ends the process.
+	context.AfterFunc(ctx, stop)
+	command := newRoot()
+	err := command.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	if _, ok := errors.AsType[*reportedError](err); !ok {
+		fmt.Fprintln(os.Stderr, "shoal:", err)
+	}
+	if _, ok := errors.AsType[*usageError](err); ok {
+		return misuse
+	}
+	return failure
+}
+
+// usageError is a mistake in how the command was called.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+
+func (e *usageError) Unwrap() error { return e.err }
+
+// reportedError is an error that the user has been shown already.
+type reportedError struct{ err error }
+
+func (e *reportedError) Error() string { return e.err.Error() }
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "shoal",
+		Short: "Serve models; queries shoal into batches",
+		Long: `Shoal serves models and batches opportunistically: whenever a replica of the model is
+free it takes every query that waits, up to max_batch_size, in one call.
+
+  shoal serve adder.py:adder            serve one Python function
+  shoal serve shoal.yaml                serve what a config file describes
+  shoal query adder number=41           ask an endpoint
+  shoal status                          what is deployed and how it does`,
+		SilenceErrors: true, SilenceUsage: true,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return &usageError{fmt.Errorf("%w; see %q", err, c.CommandPath()+" --help")}
+	})
+	target := &target{}
+	flags := root.PersistentFlags()
+	flags.StringVar(&target.address, "server", os.Getenv("SHOAL_SERVER"), "admin `address` of the server: unix:/path or http://host:port (env SHOAL_SERVER)")
+	flags.StringVar(&target.token, "token", "", "bearer `token` for a server on TCP (env SHOAL_TOKEN)")
+	flags.BoolVar(&target.json, "json", false, "write JSON for programs")
+	root.AddCommand(newServe(target), newStatus(target), newQuery(target), newLogs(target), newTraffic(target),
+		newBackend(target), newEndpoint(target), newConfig(), newVersion(target))
+	return root
+}
+
+// args makes cobra's judgement of positional arguments a usage error.
+func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, given []string) error {
+		if err := check(c, given); err != nil {
+			return &usageError{fmt.Errorf("%w; usage: %s", err, c.UseLine())}
+		}
+		return nil
+	}
+}

@@ -1,0 +1,112 @@
+package config
+
+import (
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/shoalserve/shoal/internal/runtime/python"
+	"github.com/shoalserve/shoal/internal/serving"
+)
+
+// Schema is the JSON Schema of config files.
+//
+//go:embed schema.json
+var Schema []byte
+
+// File is what a config file says.
+type File struct {
+	HTTP      HTTP
+	Admin     Admin
+	Log       Log
+	Python    Python
+	Backends  map[string]Backend
+	Endpoints map[string]Endpoint
+}
+
+// HTTP is where and how web queries are served. Zero fields mean the defaults.
+type HTTP struct {
+	Address           string           `json:"address"`
+	MaxBody           serving.Size     `json:"max_body"`
+	MaxHeader         serving.Size     `json:"max_header"`
+	ReadHeaderTimeout serving.Duration `json:"read_header_timeout"`
+	ReadTimeout       serving.Duration `json:"read_timeout"`
+	IdleTimeout       serving.Duration `json:"idle_timeout"`
+	ShutdownTimeout   serving.Duration `json:"shutdown_timeout"`
+	ServerTiming      *bool            `json:"server_timing"`
+}
+
+// Admin is where the server is run.
+type Admin struct {
+	Address   string `json:"address"`
+	TokenFile string `json:"token_file"`
+}
+
+// Log is how the server logs.
+type Log struct {
+	Format string     `json:"format"`
+	Level  slog.Level `json:"level"`
+}
+
+// Python is what all Python backends share.
+type Python struct {
+	Interpreter string   `json:"interpreter"`
+	SysPath     []string `json:"sys_path"`
+}
+
+// Backend is a model version.
+type Backend struct {
+	Spec   python.Spec
+	Config serving.Config
+}
+
+// Endpoint is a name that queries are sent to.
+type Endpoint struct {
+	Route   string
+	Methods []string
+	Traffic map[string]float64
+	Shadow  map[string]float64
+	Example *serving.Example
+}
+
+// Load reads a config file. What is wrong with it is an [Errors] with all of
+// it. Paths in the file are relative to it.
+func Load(path string) (*File, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the config: %w", err)
+	}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("reading the config: %w", err)
+	}
+	return Parse(path, dir, data)
+}
+
+// rawFile is a file that fits the schema, before its parts are understood.
+type rawFile struct {
+	HTTP      HTTP                   `json:"http"`
+	Admin     Admin                  `json:"admin"`
+	Log       Log                    `json:"log"`
+	Python    Python                 `json:"python"`
+	Backends  map[string]rawBackend  `json:"backends"`
+	Endpoints map[string]rawEndpoint `json:"endpoints"`
+}
+
+type rawBackend struct {
+	Python      json.RawMessage `json:"python"`
+	Interpreter string          `json:"interpreter"`
+	Config      json.RawMessage `json:"config"`
+}
+
+type rawEndpoint struct {
+	Route   string             `json:"route"`
+	Methods []string           `json:"methods"`
+	Backend string             `json:"backend"`
+	Traffic map[string]float64 `json:"traffic"`
+	Shadow  map[string]float64 `json:"shadow"`
+	Example *serving.Example   `json:"example"`
+}

@@ -1,0 +1,182 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/shoalserve/shoal/internal/runtime/python"
+	"github.com/shoalserve/shoal/internal/serving"
+)
+
+// Parse reads a config from its text. name is the file's, for errors; relative
+// paths in it start at dir.
+func Parse(name, dir string, data []byte) (*File, error) {
+	doc, err := parseDocument(name, data)
+	if err != nil {
+		return nil, err
+	}
+	if err := doc.validate(); err != nil {
+		return nil, err
+	}
+	p := &parser{doc: doc, dir: dir}
+	file := p.file()
+	if len(p.errors) > 0 {
+		return nil, p.errors.sorted()
+	}
+	return file, nil
+}
+
+// parser understands a document that fits the schema, and collects what does
+// not make sense in it.
+type parser struct {
+	doc    *document
+	dir    string
+	errors Errors
+}
+
+func (p *parser) fail(path []string, key bool, format string, args ...any) {
+	p.errors = append(p.errors, p.doc.at(path, key, fmt.Sprintf(format, args...)))
+}
+
+func (p *parser) file() *File {
+	var raw rawFile
+	p.sections(&raw)
+	file := &File{
+		HTTP: raw.HTTP, Admin: raw.Admin, Log: raw.Log, Python: raw.Python,
+		Backends: make(map[string]Backend), Endpoints: make(map[string]Endpoint),
+	}
+	file.Admin.TokenFile = p.path(raw.Admin.TokenFile)
+	for i, entry := range raw.Python.SysPath {
+		file.Python.SysPath[i] = p.path(entry)
+	}
+	for _, name := range slices.Sorted(maps.Keys(raw.Backends)) {
+		file.Backends[name] = p.backend(name, raw.Backends[name], file.Python)
+	}
+	routes := make(map[string]string)
+	for _, name := range slices.Sorted(maps.Keys(raw.Endpoints)) {
+		file.Endpoints[name] = p.endpoint(name, raw.Endpoints[name], file.Backends, routes)
+	}
+	return file
+}
+
+// sections decodes each section by itself, so that an error names its place.
+func (p *parser) sections(raw *rawFile) {
+	for name, to := range map[string]any{
+		"http": &raw.HTTP, "admin": &raw.Admin, "log": &raw.Log, "python": &raw.Python,
+		"backends": &raw.Backends, "endpoints": &raw.Endpoints,
+	} {
+		section, ok := p.doc.value[name].(map[string]any)
+		if !ok {
+			continue
+		}
+		if name == "backends" || name == "endpoints" {
+			p.decode([]string{name}, section, to)
+			continue
+		}
+		for key, value := range section { // the keys one by one, for their places
+			p.decode([]string{name, key}, map[string]any{key: value}, to)
+		}
+	}
+}
+
+func (p *parser) decode(path []string, value, to any) {
+	encoded, err := json.Marshal(value)
+	if err == nil {
+		err = json.Unmarshal(encoded, to)
+	}
+	if err != nil {
+		p.fail(path, false, "%v", err)
+	}
+}
+
+func (p *parser) path(path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(p.dir, path)
+}
+
+func (p *parser) backend(name string, raw rawBackend, shared Python) Backend {
+	b := Backend{Spec: python.Spec{Interpreter: raw.Interpreter, SysPath: shared.SysPath}}
+	b.Spec.Source = python.Source{Kind: "file"}
+	var short string
+	if json.Unmarshal(raw.Python, &short) == nil {
+		file, object, _ := strings.Cut(short, ".py:")
+		b.Spec.Source.Path, b.Spec.Source.Object = file+".py", object
+	} else {
+		var long struct {
+			File       string                     `json:"file"`
+			Object     string                     `json:"object"`
+			InitArgs   []json.RawMessage          `json:"init_args"`
+			InitKwargs map[string]json.RawMessage `json:"init_kwargs"`
+		}
+		if err := json.Unmarshal(raw.Python, &long); err != nil {
+			p.fail([]string{"backends", name, "python"}, false, "%v", err)
+		}
+		b.Spec.Source.Path, b.Spec.Source.Object = long.File, long.Object
+		b.Spec.Source.InitArgs, b.Spec.Source.InitKwargs = long.InitArgs, long.InitKwargs
+	}
+	b.Spec.Source.Path = p.path(b.Spec.Source.Path)
+	b.Config = p.config(name, raw.Config)
+	return b
+}
+
+// config reads a backend's config, the keys one by one for their places.
+func (p *parser) config(backend string, raw json.RawMessage) (c serving.Config) {
+	var keys map[string]json.RawMessage
+	if len(raw) > 0 {
+		if err := json.Unmarshal(raw, &keys); err != nil {
+			p.fail([]string{"backends", backend, "config"}, false, "%v", err)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		next, err := serving.DecodeConfig(c, fmt.Appendf(nil, "{%q:%s}", key, keys[key]))
+		if err != nil {
+			p.fail([]string{"backends", backend, "config", key}, false, "%s", strings.TrimPrefix(err.Error(), "config: "))
+			continue
+		}
+		c = next
+	}
+	return c
+}
+
+func (p *parser) endpoint(name string, raw rawEndpoint, backends map[string]Backend, routes map[string]string) Endpoint {
+	path := func(rest ...string) []string { return append([]string{"endpoints", name}, rest...) }
+	e := Endpoint{Route: raw.Route, Methods: raw.Methods, Traffic: raw.Traffic, Shadow: raw.Shadow, Example: raw.Example}
+	known := func(backend string, key bool, at ...string) {
+		if _, ok := backends[backend]; !ok {
+			p.fail(path(at...), key, "backend %q is not in this file%s", backend, suggest(backend, slices.Collect(maps.Keys(backends))))
+		}
+	}
+	if raw.Backend != "" {
+		e.Traffic = map[string]float64{raw.Backend: 1}
+		known(raw.Backend, false, "backend")
+	} else {
+		sum := 0.0
+		for _, backend := range slices.Sorted(maps.Keys(raw.Traffic)) {
+			sum += raw.Traffic[backend]
+			known(backend, true, "traffic", backend)
+		}
+		if math.Abs(sum-1) > 1e-8 {
+			p.fail(path("traffic"), true, "the weights sum to %v; they must sum to 1", sum)
+		}
+	}
+	for _, backend := range slices.Sorted(maps.Keys(raw.Shadow)) {
+		known(backend, true, "shadow", backend)
+	}
+	if other, taken := routes[raw.Route]; taken {
+		p.fail(path("route"), false, "route %q belongs to endpoint %q already", raw.Route, other)
+	} else if raw.Route != "" {
+		routes[raw.Route] = name
+	}
+	check := serving.EndpointSpec{Route: raw.Route, Methods: raw.Methods}
+	if err := check.Check(); err != nil {
+		p.fail(path(), true, "%v", err)
+	}
+	return e
+}

@@ -1,0 +1,22 @@
+package server
+
+import (
+	"time"
+
+	"github.com/shoalserve/shoal/internal/config"
+	"github.com/shoalserve/shoal/internal/front/rest"
+)
+
+// OptionsOf are the options that a config file says.
+func OptionsOf(file *config.File) Options {
+	h := file.HTTP
+	return Options{
+		HTTPAddress: h.Address, AdminAddress: file.Admin.Address, Interpreter: file.Python.Interpreter,
+		Rest: rest.Options{
+			MaxBodyBytes: int64(h.MaxBody), MaxHeaderBytes: int(h.MaxHeader),
+			ReadHeaderTimeout: time.Duration(h.ReadHeaderTimeout), ReadTimeout: time.Duration(h.ReadTimeout),
+			IdleTimeout: time.Duration(h.IdleTimeout), ShutdownTimeout: time.Duration(h.ShutdownTimeout),
+			NoServerTiming: h.ServerTiming != nil && !*h.ServerTiming,
+		},
+	}
+}

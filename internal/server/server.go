@@ -1,0 +1,174 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/shoalserve/shoal/internal/artifact"
+	"github.com/shoalserve/shoal/internal/front/admin"
+	"github.com/shoalserve/shoal/internal/front/rest"
+	"github.com/shoalserve/shoal/internal/runtime/python"
+	"github.com/shoalserve/shoal/internal/serving"
+	"github.com/shoalserve/shoal/internal/telemetry"
+	sdk "github.com/shoalserve/shoal/python"
+)
+
+// Options configure a server. Zero fields take their defaults.
+type Options struct {
+	// HTTPAddress is where web queries are served. Default 127.0.0.1:8000; with
+	// port 0, a free one.
+	HTTPAddress string
+	// AdminAddress is where the server is run: "unix:/path", or
+	// "http://host:port" with a Token.
+	AdminAddress string
+	Token        string
+	// Interpreter is the Python of backends that name none. Default python3.
+	Interpreter string
+	// Rest are the limits of the HTTP front.
+	Rest    rest.Options
+	Version string
+	Logger  *slog.Logger
+	// Output gets what models print, line by line behind their backend's name.
+	Output io.Writer
+}
+
+// defaultShutdown is how long accepted queries may take once the server stops.
+const defaultShutdown = 30 * time.Second
+
+// Server is one server. Its parts exist from New on; it answers once Run was called.
+type Server struct {
+	Registry *serving.Registry
+	Deployer *python.Deployer
+
+	opts    Options
+	http    net.Listener
+	admin   net.Listener
+	front   *rest.Front
+	control *admin.Front
+	state   string // directory, removed at the end
+}
+
+// New listens on the server's addresses and puts its parts together. A server
+// that is not run must be closed.
+func New(opts Options) (*Server, error) {
+	opts.HTTPAddress = cmp.Or(opts.HTTPAddress, "127.0.0.1:8000")
+	opts.Rest.ShutdownTimeout = cmp.Or(opts.Rest.ShutdownTimeout, defaultShutdown)
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{opts: opts, Registry: serving.NewRegistry()}
+	if err := s.open(); err != nil {
+		return nil, errors.Join(err, s.Close(context.Background()))
+	}
+	return s, nil
+}
+
+func (s *Server) open() (err error) {
+	if s.state, err = os.MkdirTemp("", "shoal-state-"); err != nil { // with mode 0700
+		return fmt.Errorf("making the state directory: %w", err)
+	}
+	library := filepath.Join(s.state, "sdk")
+	if err := unpack(library); err != nil {
+		return err
+	}
+	artifacts, err := artifact.OpenDir(filepath.Join(s.state, "artifacts"), 0)
+	if err != nil {
+		return err
+	}
+	if s.http, err = net.Listen("tcp", s.opts.HTTPAddress); err != nil {
+		return fmt.Errorf("listening for HTTP: %w", err)
+	}
+	if s.admin, err = admin.Listen(s.opts.AdminAddress, s.opts.Token); err != nil {
+		return err
+	}
+	s.assemble(library, artifacts)
+	return nil
+}
+
+func (s *Server) assemble(library string, artifacts artifact.Store) {
+	log := s.opts.Logger
+	metrics := telemetry.New()
+	metrics.Watch(s.Registry)
+	lines := telemetry.NewLines(s.opts.Output)
+	prober := serving.NewProber(s.Registry)
+	s.Deployer = python.NewDeployer(python.Options{
+		SDKDir: library, Interpreter: s.opts.Interpreter, Log: lines.Write, Observer: metrics.Observer, Logger: log,
+	})
+	limits := s.opts.Rest
+	limits.Logger, limits.Metrics, limits.Prober = log, metrics, prober
+	s.front = rest.New(s.Registry, limits)
+	s.control = admin.New(admin.Options{
+		Registry: s.Registry, Prober: prober, Deployer: s.Deployer, Artifacts: artifacts, Logs: lines, Token: s.opts.Token,
+		Version: s.opts.Version, HTTPAddress: s.HTTPAddress, Logger: log, ShutdownTimeout: limits.ShutdownTimeout,
+	})
+}
+
+// unpack writes the SDK's source where interpreters find it.
+func unpack(dir string) error {
+	files, err := fs.Sub(sdk.SDK, ".")
+	if err == nil {
+		err = os.CopyFS(dir, files)
+	}
+	if err != nil {
+		return fmt.Errorf("unpacking the Python SDK: %w", err)
+	}
+	return nil
+}
+
+// HTTPAddress is the address on which web queries are served, "host:port".
+func (s *Server) HTTPAddress() string { return s.http.Addr().String() }
+
+// AdminAddress is the address on which the server is run, as clients dial it.
+func (s *Server) AdminAddress() string {
+	if s.admin.Addr().Network() == "unix" {
+		return "unix:" + s.admin.Addr().String()
+	}
+	return "http://" + s.admin.Addr().String()
+}
+
+// Run serves until ctx ends. Then it refuses new queries, finishes the accepted
+// ones, stops the workers and returns nil; or an error that says what was not
+// finished in time.
+func (s *Server) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make([]error, 2)
+	var fronts sync.WaitGroup
+	for i, serve := range []func(context.Context) error{
+		func(ctx context.Context) error { return s.front.Serve(ctx, s.http) },
+		func(ctx context.Context) error { return s.control.Serve(ctx, s.admin) },
+	} {
+		fronts.Go(func() {
+			defer cancel() // a front that ends ends the server
+			errs[i] = serve(ctx)
+		})
+	}
+	fronts.Wait()
+	grace, stop := context.WithTimeout(context.WithoutCancel(ctx), s.opts.Rest.ShutdownTimeout)
+	defer stop()
+	return errors.Join(errors.Join(errs...), s.Close(grace))
+}
+
+// Close stops what is deployed and removes what the server left on disk.
+func (s *Server) Close(ctx context.Context) error {
+	errs := []error{s.Registry.Close(ctx)}
+	for _, l := range []net.Listener{s.http, s.admin} {
+		if l == nil {
+			continue
+		}
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, os.RemoveAll(s.state))...)
+}
