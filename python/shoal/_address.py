@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from ._errors import InvalidArgument
+from ._errors import InvalidArgument, Unavailable
 
 CONNECT_TIMEOUT = 10.0
 
@@ -65,11 +65,29 @@ def parse(text: str) -> Address:
     raise InvalidArgument(f"{text!r} is not an address: write unix:/path/to/socket or http://host:port")
 
 
-def default() -> str:
-    """Where a server on this machine listens unless it was told otherwise."""
+def runtime_folder() -> Path:
+    """Where this user's servers put their sockets, unless they are told otherwise."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    folder = Path(runtime) / "shoal" if runtime else Path(tempfile.gettempdir()) / f"shoal-{os.getuid()}"
-    return f"unix:{folder / 'admin.sock'}"
+    return Path(runtime) / "shoal" if runtime else Path(tempfile.gettempdir()) / f"shoal-{os.getuid()}"
+
+
+def find() -> str:
+    """The address of the one server of this user that runs. Raises Unavailable, InvalidArgument."""
+    sockets = sorted(runtime_folder().glob("admin*.sock"))
+    alive = [f"unix:{path}" for path in sockets if _answers(Address(str(path), "", 0))]
+    if not alive:
+        raise Unavailable("no shoal server of yours runs on this machine; start one, or give its address")
+    if len(alive) > 1:
+        raise InvalidArgument(f"several servers run; give the address of one: {', '.join(alive)}")
+    return alive[0]
+
+
+def _answers(address: Address) -> bool:
+    try:
+        address.open().close()
+    except OSError:
+        return False
+    return True
 
 
 class Connection(HTTPConnection):

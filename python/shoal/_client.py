@@ -239,7 +239,7 @@ def start(http_host: str = "127.0.0.1", http_port: int = 8000, *, detached: bool
 
 def connect(address: str | None = None, token: str | None = None) -> Client:
     """A client of a running server; see serve.connect."""
-    chosen = address or os.environ.get("SHOAL_SERVER") or _address.default()
+    chosen = address or os.environ.get("SHOAL_SERVER") or _address.find()
     client = Client(chosen, token or os.environ.get("SHOAL_TOKEN"))
     client.status()  # a wrong address or token is told now, not at the first query
     return client

@@ -54,19 +54,19 @@ class ServerProcess:
         """Start the server and wait until it is ready. Raises Unavailable when it does not come up."""
         self.detached = detached
         self._owner = os.getpid()
+        binary = find_binary()
         self._folder = None if detached else tempfile.mkdtemp(prefix="shoal-")
-        address = _address.default() if detached else f"unix:{self._folder}/admin.sock"
-        self._command = [
-            *(find_binary(), "serve", "--embedded"),
-            *("--http", f"{_bracketed(http_host)}:{http_port}", "--admin", address),
-        ]
+        http = f"{_bracketed(http_host)}:{http_port}"
+        self._command = [binary, "serve", "--embedded", "--http", http]
+        # A detached server listens where everybody looks for one.
+        self._command += ["--detached"] if detached else ["--admin", f"unix:{self._folder}/admin.sock"]
         self._said: deque[str] = deque(maxlen=_TAIL)
         self._report: dict[str, Any] = {}
         self._reported = threading.Event()
         self._pumps: list[threading.Thread] = []
         self._log: Path | None = None
         if detached:
-            self._start_detached(Path(_address.parse(address).path).parent)
+            self._start_detached(_address.runtime_folder() / f"server-{http_port or os.getpid()}.log")
         else:
             self._start_embedded()
         self._await_ready()
@@ -89,12 +89,12 @@ class ServerProcess:
             pump.start()
             self._pumps.append(pump)
 
-    def _start_detached(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._log = folder / "server.log"
-        with self._log.open("wb") as log:
+    def _start_detached(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._log = path
+        with path.open("wb") as log:
             self.process = subprocess.Popen(
-                [*self._command, "--detached"],
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -124,17 +124,18 @@ class ServerProcess:
             pass
 
     def _is_report(self, line: str) -> bool:
-        """Whether line is the server's first word, that it is ready; keeps what it says."""
-        if self._reported.is_set() or not line.startswith("{"):
+        """Whether line is the server's own report, that it is ready or why it is not; keeps what it says."""
+        if self._reported.is_set() or not line.startswith('{"'):
             return False
         try:
             report = json.loads(line)
         except ValueError:
             return False
-        if not isinstance(report, dict) or not report.get("ready"):
+        if "ready" not in report:
             return False
         self._report = report
-        self._reported.set()
+        if report["ready"]:
+            self._reported.set()
         return True
 
     def _await_ready(self) -> None:
@@ -161,6 +162,7 @@ class ServerProcess:
 
     def _give_up(self, why: str) -> None:
         self._clean_up()
+        why = str(self._report.get("error") or why)
         raise Unavailable(
             "\n".join([why, f"command: {' '.join(self._command)}", "".join(self._said).rstrip()])
         )

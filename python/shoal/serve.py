@@ -74,8 +74,8 @@ def start(detached: bool = False, http_host: str = "127.0.0.1", http_port: int =
 def connect(address: str | None = None, token: str | None = None) -> Client:
     """Use a running server from now on; returns a client of it.
 
-    address is "unix:/path/to/socket" or "http://host:port"; without one it is $SHOAL_SERVER, else where a
-    detached server of this user listens. Raises shoal.Unavailable, shoal.Unauthorized.
+    address is "unix:/path/to/socket" or "http://host:port"; without one it is $SHOAL_SERVER, else
+    the one server of this user that runs on this machine. Raises shoal.Unavailable, shoal.Unauthorized.
     """
     global _client
     from . import _client as clients

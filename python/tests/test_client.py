@@ -13,6 +13,7 @@ from datetime import timedelta
 import pytest
 
 import shoal
+from link_server import LinkServer
 from shoal import _address, _server, serve
 
 
@@ -174,26 +175,46 @@ def test_bad_addresses(bad):
 def test_good_addresses():
     assert str(_address.parse("http://[::1]:80/")) == "http://[::1]:80"
     assert _address.parse("http://h:1")[1:] == ("h", 1)
-    assert _address.parse(_address.default()).path
+
+
+def test_connect_finds_the_one_server_that_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("SHOAL_SERVER", raising=False)
+    folder = tmp_path / "shoal"
+    with pytest.raises(shoal.Unavailable, match="no shoal server"):
+        serve.connect()
+    folder.mkdir()
+    (folder / "admin-old.sock").touch()
+    with LinkServer(folder / "admin-81.sock") as server:
+        assert serve.connect().address == server.address
+        with LinkServer(folder / "admin.sock"), pytest.raises(shoal.InvalidArgument, match=r"admin-81\.sock"):
+            serve.connect()
+    serve.shutdown()
 
 
 FAKE_SERVER = """
-import json, sys, threading
+import json, os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from link_server import LinkServer
 arguments = sys.argv[1:]
 assert arguments[:2] == ["serve", "--embedded"], arguments
-admin = arguments[arguments.index("--admin") + 1]
 http = arguments[arguments.index("--http") + 1]
 print("starting", *arguments, file=sys.stderr, flush=True)
 if http.endswith(":1"):
-    print("cannot listen on port 1", file=sys.stderr)
+    print("some log line", file=sys.stderr)
+    print(json.dumps(dict(ready=False, error="cannot listen on port 1")))
     sys.exit(3)
+if "--detached" in arguments:
+    admin = "unix:" + os.environ["XDG_RUNTIME_DIR"] + "/shoal/admin-81.sock"
+else:
+    admin = arguments[arguments.index("--admin") + 1]
 server = LinkServer(admin.removeprefix("unix:")).__enter__()
 print("a line before", flush=True)
 print(json.dumps(dict(ready=True, http_address=http, admin_address=admin, pid=1)), flush=True)
 print("model says hello", flush=True)
+if "--detached" in arguments:
+    signal.pause()
 sys.stdin.read()
 print("stopped gracefully", flush=True)
 """
@@ -225,8 +246,26 @@ class TestStart:
         assert not os.path.exists(folder)
 
     def test_a_server_that_does_not_come_up(self, fake_binary):
-        with pytest.raises(shoal.Unavailable, match=r"status 3(.|\n)*cannot listen on port 1"):
+        with pytest.raises(shoal.Unavailable, match=r"^cannot listen on port 1\n(.|\n)*some log line"):
             serve.start(http_port=1)
+
+    def test_a_detached_server_stays(self, fake_binary, tmp_path, monkeypatch):
+        import subprocess
+
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+        code = (
+            "from shoal import serve; client = serve.start(detached=True, http_port=81); "
+            "print(client._process.process.pid)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+        pid = int(done.stdout)
+        try:
+            client = serve.connect()
+            assert client.get_handle("adder").remote(number=1).result(20) == 2
+            assert "model says hello" in (tmp_path / "shoal" / "server-81.log").read_text()
+        finally:
+            os.kill(pid, 9)
+            serve.shutdown()
 
     def test_no_binary(self, monkeypatch, tmp_path):
         monkeypatch.delenv("SHOAL_BINARY", raising=False)
