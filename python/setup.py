@@ -43,10 +43,12 @@ def build_with_go(repository: Path) -> None:
             "building shoal needs Go, and there is no `go` on PATH: install it from https://go.dev/dl, "
             "or set SHOAL_BINARY to a ready shoal executable"
         )
-    command = [go, "build", "-trimpath", "-ldflags", "-s -w", "-o", str(BINARY), "./cmd/shoal"]
+    fresh = BINARY.with_name(f"{BINARY.name}.{os.getpid()}")
+    command = [go, "build", "-trimpath", "-ldflags", "-s -w", "-o", str(fresh), "./cmd/shoal"]
     done = subprocess.run(command, cwd=repository, env={**os.environ, "CGO_ENABLED": "0"}, check=False)
     if done.returncode != 0:
         raise ExecError(f"`{' '.join(command)}` in {repository} failed with status {done.returncode}")
+    fresh.replace(BINARY)  # whatever was there before, and whoever runs it
 
 
 class BuildWithBinary(build_py):
