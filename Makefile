@@ -22,7 +22,7 @@ help: ## show this list
 .PHONY: build
 build: ## build the server, bin/shoal: one static binary
 	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/shoal ./cmd/shoal
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(VERSION)' -o bin/shoal ./cmd/shoal
 
 .PHONY: setup
 setup: $(VENV)/.shoal ## make .venv with the SDK, its server, and what the tests need
