@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -63,7 +64,7 @@ free it takes every query that waits, up to max_batch_size, in one call.
   shoal query adder number=41           ask an endpoint
   shoal status                          what is deployed and how it does`,
 		SilenceErrors: true, SilenceUsage: true,
-		Args: cobra.NoArgs,
+		Args: known,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
@@ -77,6 +78,19 @@ free it takes every query that waits, up to max_batch_size, in one call.
 	root.AddCommand(newServe(target), newStatus(target), newQuery(target), newLogs(target), newTraffic(target),
 		newBackend(target), newEndpoint(target), newConfig(), newVersion(target))
 	return root
+}
+
+// known refuses a word that is no command, and names those that are near.
+func known(c *cobra.Command, given []string) error {
+	if len(given) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("there is no command %q", given[0])
+	c.SuggestionsMinimumDistance = 2
+	if near := c.SuggestionsFor(given[0]); len(near) > 0 {
+		err = fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, " or "))
+	}
+	return &usageError{fmt.Errorf("%w; see %q", err, "shoal --help")}
 }
 
 // args makes cobra's judgement of positional arguments a usage error.

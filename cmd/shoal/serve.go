@@ -60,7 +60,7 @@ It stops on SIGINT or SIGTERM: new queries are refused, accepted ones are finish
 	flags.StringVar(&f.http, "http", "", "`address` for web queries (default 127.0.0.1:8000; port 0 takes a free one)")
 	flags.StringVar(&f.admin, "admin", "", "`address` to run the server at: unix:/path, or http://host:port with --token-file (default a socket that only you can open)")
 	flags.StringVar(&f.tokenFile, "token-file", "", "`file` with the bearer token of an admin address on TCP")
-	flags.StringVar(&f.interpreter, "interpreter", "", "the Python to run models with (default python3)")
+	flags.StringVar(&f.interpreter, "interpreter", "", "the Python to run models with (default the one that shoal was installed for, else python3; env SHOAL_PYTHON)")
 	flags.StringVar(&f.logFormat, "log-format", "", "auto, text or json (default auto: text on a terminal)")
 	flags.TextVar(&f.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	flags.Int("max-batch-size", 0, "for FILE.py:NAME, the most queries in one call")
@@ -187,6 +187,9 @@ func (f *serveFlags) options(c *cobra.Command, t *target, from source) (server.O
 	}
 	if f.tokenFile == "" && from.file != nil {
 		f.tokenFile = from.file.Admin.TokenFile
+	}
+	if opts.Interpreter == "" { // the console script of the Python package says whose it is
+		opts.Interpreter = os.Getenv("SHOAL_PYTHON")
 	}
 	if f.tokenFile != "" {
 		token, err := os.ReadFile(f.tokenFile)

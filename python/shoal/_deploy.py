@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import sys
+from types import CodeType
 from typing import Any
 
 from ._errors import InvalidArgument
@@ -33,14 +35,32 @@ def pickle_target(target: Any, init_args: tuple[Any, ...], init_kwargs: dict[str
     """
     cloudpickle = need("cloudpickle", "to deploy a function or class")
     try:
-        blob: bytes = cloudpickle.dumps((target, init_args, init_kwargs), 5)
+        buffer = io.BytesIO()
+        _pickler(cloudpickle)(buffer, 5).dump((target, init_args, init_kwargs))
     except Exception as exc:
         name = getattr(target, "__name__", repr(target))
         raise InvalidArgument(
             f"{name} cannot be sent to a worker: {exc}. What it uses from around it travels with it; "
             "open files, connections and locks cannot: make them in a class's __init__"
         ) from exc
-    return blob
+    return buffer.getvalue()
+
+
+def _pickler(cloudpickle: Any) -> Any:
+    """A pickler whose functions remember their file, so that a model's traceback shows where it happened.
+
+    cloudpickle itself writes "<dynamic-code>" there, to make equal pickles of equal functions.
+    """
+    reduce_code = getattr(cloudpickle.cloudpickle, "_code_reduce", None)
+    if reduce_code is None:  # a version that does it differently
+        return cloudpickle.Pickler
+
+    def with_file(code: CodeType) -> tuple[Any, tuple[Any, ...]]:
+        make, arguments = reduce_code(code)
+        return make, tuple(code.co_filename if a == "<dynamic-code>" else a for a in arguments)
+
+    table = cloudpickle.Pickler.dispatch_table.new_child({CodeType: with_file})
+    return type("Pickler", (cloudpickle.Pickler,), {"dispatch_table": table})
 
 
 def surroundings() -> dict[str, Any]:
