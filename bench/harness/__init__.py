@@ -1,0 +1,1 @@
+"""What bench/run.py is made of: peers, processes, load, results and their report."""

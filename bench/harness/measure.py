@@ -1,0 +1,164 @@
+"""Rounds of measurements: every server alone, one after the other, again and again."""
+
+from __future__ import annotations
+
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from .environments import SetupError
+from .load import LoadError, Sample, ask, check_answers, run_wrk
+from .peers import Peer, Tools
+from .processes import Memory, Server, StartError, free_port
+from .workloads import QUERY, Workload
+
+SETTLE_SECONDS = 1.0
+DRAIN_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    peers: tuple[Peer, ...]
+    workloads: tuple[Workload, ...]
+    connections: tuple[int, ...]
+    rounds: int
+    seconds: int
+    warmup_seconds: int
+    limit_seconds: float
+
+    def sessions(self) -> Iterator[tuple[int, Workload, Peer]]:
+        """Every start of a server: its round, workload and peer. Each round begins with another peer."""
+        for number in range(self.rounds):
+            for workload in self.workloads:
+                turn = number % len(self.peers)
+                for peer in (*self.peers[turn:], *self.peers[:turn]):
+                    if not (peer.echoes and workload is not self.workloads[0]):
+                        yield number, workload, peer
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a server: how long until its first right answer, and what it then held while idle."""
+
+    seconds: float
+    memory: Memory
+
+
+@dataclass
+class Results:
+    """All that was seen. The keys are peer, workload and connections."""
+
+    samples: dict[tuple[str, str, int], list[Sample]] = field(default_factory=dict)
+    starts: dict[tuple[str, str], list[Start]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    cut: bool = False
+
+    @property
+    def errors(self) -> int:
+        """Wrong or missing answers in all measured points."""
+        return sum(sample.errors for samples in self.samples.values() for sample in samples)
+
+
+class Bench:
+    """Carries out a plan."""
+
+    def __init__(self, plan: Plan, wrk: str, scratch: Path) -> None:
+        self.plan = plan
+        self.results = Results()
+        self._wrk = wrk
+        self._scratch = scratch
+        self._deadline = time.monotonic() + plan.limit_seconds
+        self._tools: dict[str, Tools] = {}
+
+    def prepare(self) -> None:
+        """Install and build what the peers need; a peer that cannot be had is a failure of its own."""
+        for peer in self.plan.peers:
+            try:
+                tools = self._tools[peer.name] = peer.prepare(self._scratch)
+                self.results.versions[peer.name] = peer.version(tools)
+            except SetupError as exc:
+                self._fail(peer, "could not be installed", str(exc))
+
+    def run(self) -> Results:
+        """Measure every session of the plan, within its time."""
+        sessions = list(self.plan.sessions())
+        for index, (number, workload, peer) in enumerate(sessions, 1):
+            if time.monotonic() > self._deadline:
+                self.results.cut = True
+                say("the time limit is reached: the rest is left out")
+                break
+            if peer.name not in self.results.failures:
+                say(f"[{index}/{len(sessions)}] round {number + 1}: {workload.name}, {peer.title}")
+                self._session(workload, peer)
+        return self.results
+
+    def _session(self, workload: Workload, peer: Peer) -> None:
+        launch = peer.start(self._tools[peer.name], workload.model, free_port())
+        server = Server(launch, self._scratch / f"{peer.name}.log")
+        began = time.monotonic()
+        try:
+            with server:
+                self._measure(server, began, workload, peer)
+        except (StartError, LoadError) as exc:
+            self._fail(peer, str(exc), server.log_tail())
+
+    def _measure(self, server: Server, began: float, workload: Workload, peer: Peer) -> None:
+        server.wait_for_answer(lambda: ask(server.url, QUERY) == peer.answer)
+        seconds = time.monotonic() - began
+        wrong = check_answers(server.url, expect_echo=peer.echoes)
+        if wrong:
+            raise LoadError(f"{wrong} concurrent queries got no answer or another one's")
+        time.sleep(SETTLE_SECONDS)
+        start = Start(seconds, server.memory())
+        self.results.starts.setdefault((peer.name, workload.name), []).append(start)
+        for connections in self.plan.connections:
+            if time.monotonic() > self._deadline:
+                self.results.cut = True
+                return
+            sample = self._point(server.url, connections, peer)
+            self.results.samples.setdefault((peer.name, workload.name, connections), []).append(sample)
+            say(f"    {connections:>4} connections: {describe(sample)}")
+
+    def _point(self, url: str, connections: int, peer: Peer) -> Sample:
+        run_wrk(self._wrk, url, connections, self.plan.warmup_seconds, peer.answer)
+        # wrk leaves without waiting for its last answers: let a slow server work them off.
+        ask(url, QUERY, DRAIN_SECONDS)
+        before = read_counts(self._scratch / "counts")
+        sample = run_wrk(self._wrk, url, connections, self.plan.seconds, peer.answer)
+        after = read_counts(self._scratch / "counts")
+        batches, queries = (b - a for a, b in zip(before, after, strict=True))
+        return replace(sample, mean_batch=queries / batches if batches and not peer.echoes else None)
+
+    def _fail(self, peer: Peer, reason: str, words: str) -> None:
+        self.results.failures[peer.name] = reason
+        say(f"    {peer.title}: {reason}")
+        for line in words.splitlines():
+            say(f"      | {line}")
+
+
+def read_counts(path: Path) -> tuple[int, int]:
+    """Batches and queries that the models counted so far (see peers/models.py)."""
+    try:
+        batches, queries = struct.unpack("<qq", path.read_bytes())
+    except (OSError, struct.error):
+        return 0, 0
+    return batches, queries
+
+
+def describe(sample: Sample) -> str:
+    """A sample in one line."""
+    text = f"{sample.rate:>8,.0f}/s  p50 {sample.p50_ms:.2f} ms  p99 {sample.p99_ms:.2f} ms"
+    if sample.mean_batch is not None:
+        text += f"  mean batch {sample.mean_batch:.1f}"
+    return text + (f"  {sample.errors} ERRORS" if sample.errors else "")
+
+
+def say(text: str) -> None:
+    """Tell how far it is, on standard error."""
+    print(text, file=sys.stderr, flush=True)

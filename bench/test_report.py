@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from harness.gobench import parse_benchmarks
+from harness.load import Sample
+from harness.measure import Plan, Results, Start
+from harness.peers import ECHO, MOSEC, SHOAL
+from harness.processes import Memory
+from harness.report import Report, as_json, cell, markdown, milliseconds, summarise, table, times, write
+from harness.workloads import WORKLOADS
+
+
+def sample(rate: float, p50: float = 1.0, wrong: int = 0, batch: float | None = None) -> Sample:
+    return Sample(int(rate), 1.0, p50, 2 * p50, 3 * p50, wrong=wrong, mean_batch=batch)
+
+
+def make(**changes: object) -> Report:
+    results = Results(
+        samples={
+            ("shoal", "W1", 1): [sample(5000, 0.2, batch=1.0), sample(7000, 0.1, batch=1.0)],
+            ("shoal", "W2", 1): [sample(180, 5.5, batch=1.0)],
+            ("mosec", "W1", 1): [sample(400, 2.4, batch=1.0), sample(600, 2.2, wrong=7)],
+            ("echo", "W1", 1): [sample(12000, 0.06)],
+        },
+        starts={("shoal", "W1"): [Start(0.31, Memory(60_000_000, 20_000_000, 2))]},
+        versions={"shoal": "", "mosec": "0.9.8"},
+    )
+    plan = Plan(
+        (SHOAL, MOSEC, ECHO), WORKLOADS, (1,), rounds=2, seconds=3, warmup_seconds=1, limit_seconds=60
+    )
+    machine = dict.fromkeys(("cores", "memory_gib", "load_before"), 2) | dict.fromkeys(
+        ("processor", "system", "kernel", "go", "python", "wrk"), "that"
+    )
+    parts = {"plan": plan, "results": results, "batcher": [], "machine": machine}
+    return Report(**{**parts, "date": "2026-01-31", "commit": "abc1234", "changed": False, **changes})  # type: ignore[arg-type]
+
+
+def test_columns_of_a_table_line_up() -> None:
+    assert table(["", "one"], [["long name", "1"], ["b", "1,000"]]).splitlines() == [
+        "|           | one   |",
+        "| --------- | ----- |",
+        "| long name | 1     |",
+        "| b         | 1,000 |",
+    ]
+
+
+def test_a_point_is_the_median_of_its_rounds() -> None:
+    point = summarise([sample(100, 3), sample(900, 1), sample(200, 2)])
+    assert (point.rate, point.lowest, point.highest, point.p50_ms, point.rounds) == (200, 100, 900, 2, 3)
+
+
+def test_cells_show_rate_latency_and_mean_batch() -> None:
+    assert cell(summarise([sample(14490.4, 3.8, batch=30.04)])) == "14,490 · 3.80 · 7.60 · 30.0"
+    assert cell(summarise([sample(12000, 0.061)])) == "12,000 · 0.06 · 0.12"
+    assert cell(None) == "–"
+
+
+def test_a_point_with_errors_is_marked() -> None:
+    assert cell(summarise([sample(100, wrong=3), sample(100, wrong=1)])).endswith("**✗ 4 errors**")
+    assert cell(summarise([sample(0)])) == "**✗ no answer in time**"
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.174, "0.17"), (62.64, "62.6"), (1452.3, "1,452")])
+def test_milliseconds(value: float, text: str) -> None:
+    assert milliseconds(value) == text
+
+
+def test_ratios_are_of_the_medians() -> None:
+    report = make()
+    assert report.ratio(MOSEC, WORKLOADS[0], 1) == 12
+    assert report.ratio(ECHO, WORKLOADS[0], 1) == 0.5
+    assert report.ratio(MOSEC, WORKLOADS[1], 1) is None
+    assert [times(ratio) for ratio in (0.5, 12, 234.4, None)] == ["0.50 ×", "12.0 ×", "234 ×", "–"]
+
+
+def test_the_report_has_every_table() -> None:
+    batcher = parse_benchmarks(
+        "BenchmarkDo64Callers-2  1000  512.5 ns/op  31.9 queries/batch  0 B/op  1 allocs/op"
+    )
+    rows = {
+        line.partition("|")[2].partition("|")[0].strip(): line
+        for line in markdown(make(batcher=batcher)).splitlines()
+    }
+    assert rows["Do64Callers"].split("|")[2:6] == [
+        " 512        ",
+        " 1           ",
+        " 0     ",
+        " 31.9 queries/batch ",
+    ]
+    text = markdown(make())
+    assert "6,000 · 0.15 · 0.30 · 1.0" in text
+    assert "12.0 ×" in text
+    assert "*what the model permits* | 200" in text
+    assert "0.31 s" in text
+    assert "60 MB" in text
+    assert "20 MB" in text
+
+
+def test_the_echo_stands_only_in_the_first_table() -> None:
+    w1, w2 = markdown(make()).split("## W2")
+    assert ECHO.title in w1
+    assert ECHO.title not in w2.split("## Start")[0]
+
+
+def test_what_went_wrong_is_said() -> None:
+    report = make(changed=True)
+    report.results.failures["mosec"] = "exited with status 1 before its first answer"
+    report.results.cut = True
+    text = markdown(report)
+    assert "commit abc1234 with uncommitted changes" in text
+    assert "**Mosec was not measured in full: exited with status 1 before its first answer.**" in text
+    assert "ended this run early" in text
+
+
+def test_programs_get_every_round() -> None:
+    points = json.loads(as_json(make()))["points"]
+    point = next(one for one in points if (one["peer"], one["workload"]) == ("mosec", "W1"))
+    assert point["median"]["rate"] == 500
+    assert point["median"]["errors"] == 7
+    assert point["shoal_ratio"] == 12
+    assert [one["rate"] for one in point["rounds"]] == [400, 600]
+
+
+def test_an_earlier_report_is_never_overwritten(tmp_path: Path) -> None:
+    names = [path.name for _ in range(2) for path in write(make(), tmp_path)]
+    assert names == [
+        "2026-01-31-abc1234.md",
+        "2026-01-31-abc1234.json",
+        "2026-01-31-abc1234-2.md",
+        "2026-01-31-abc1234-2.json",
+    ]
+
+
+def test_lines_that_are_no_benchmarks_are_passed_over() -> None:
+    output = """\
+goos: linux
+pkg: github.com/shoalserve/shoal/batch
+BenchmarkDo1Caller-2            	  200000	      5400 ns/op	     120 B/op	       3 allocs/op
+BenchmarkSubmit64Callers        	 3000000	       350.5 ns/op	        31.90 queries/batch	       0 B/op	       0 allocs/op
+PASS
+ok  	github.com/shoalserve/shoal/batch	4.2s
+"""
+    one, two = parse_benchmarks(output)
+    assert (one.name, one.ns, one.allocs, one.bytes, one.metrics) == ("Do1Caller", 5400, 3, 120, {})
+    assert (two.name, two.ns, two.metrics) == ("Submit64Callers", 350.5, {"queries/batch": 31.9})
