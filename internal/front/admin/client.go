@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/shoalserve/shoal/internal/front/problem"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -112,7 +113,7 @@ func (c *Client) send(ctx context.Context, method, path, contentType string, bod
 	if err != nil {
 		return nil, c.noAnswer(ctx, err)
 	}
-	if kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type")); kind == problemType {
+	if kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type")); kind == problem.ContentType {
 		defer response.Body.Close()
 		return nil, readProblem(response)
 	}
@@ -133,12 +134,12 @@ func (c *Client) noAnswer(ctx context.Context, err error) error {
 // readProblem makes an error of a problem again.
 func readProblem(response *http.Response) error {
 	raw, err := io.ReadAll(io.LimitReader(response.Body, maxBody))
-	var p problem
+	var p problem.Problem
 	if err = errors.Join(err, json.Unmarshal(raw, &p)); err != nil {
 		return serving.Errorf(serving.Internal, "the server answered %s and an unreadable problem: %v", response.Status, err)
 	}
 	switch {
-	case strings.HasSuffix(p.Type, "/"+modelProblem):
+	case p.IsModel():
 		return &serving.ModelError{Backend: p.Backend, Type: string(p.Code), Message: p.Detail, Traceback: p.Traceback, Status: p.Status}
 	case p.Code == serving.LoadFailed:
 		return &serving.LoadError{Backend: p.Backend, Type: p.Exception, Message: p.Message, Traceback: p.Traceback}

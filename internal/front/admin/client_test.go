@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"testing"
 
+	"github.com/shoalserve/shoal/internal/front/problem"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -64,7 +65,7 @@ func TestAnotherServerAnswers(t *testing.T) {
 	}{
 		"a web site":            {"text/html", "<html>", 502, "is it a Shoal server"},
 		"a redirect":            {"text/html", "", 302, "is it a Shoal server"},
-		"an unreadable problem": {problemType, "{", 400, "unreadable problem"},
+		"an unreadable problem": {problem.ContentType, "{", 400, "unreadable problem"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/shoalserve/shoal/internal/front/problem"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -79,13 +80,12 @@ func (f *Front) unauthorized(r *http.Request) string {
 func (f *Front) noSuchCall(w http.ResponseWriter, r *http.Request) {
 	said := &muted{header: make(http.Header), status: http.StatusNotFound}
 	f.mux.ServeHTTP(said, r)
-	p := problem{Title: "No such call", Status: said.status, Code: serving.InvalidArgument}
+	p := problem.Of(serving.Errorf(serving.InvalidArgument, "the admin API has no %s", r.URL.Path))
+	p.Title, p.Status = "No such call", said.status
 	if allow := said.header.Get("Allow"); allow != "" {
 		w.Header().Set("Allow", allow)
 		p.Title = "Wrong method"
 		p.Detail = "method " + r.Method + " is not for " + r.URL.Path + ", which takes " + allow
-	} else {
-		p.Detail = "the admin API has no " + r.URL.Path
 	}
 	f.writeProblem(w, r, p)
 }

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/shoalserve/shoal/internal/front/problem"
 	"github.com/shoalserve/shoal/internal/serving"
 	"github.com/shoalserve/shoal/internal/wire"
 )
@@ -56,10 +57,9 @@ func (f *Front) link(w http.ResponseWriter, r *http.Request) error {
 	if !headerHas(r.Header, "Connection", "upgrade") || !headerHas(r.Header, "Upgrade", linkProtocol) {
 		w.Header().Set("Upgrade", linkProtocol)
 		w.Header().Set("Connection", "Upgrade")
-		f.writeProblem(w, r, problem{
-			Title: "Upgrade required", Status: http.StatusUpgradeRequired, Code: serving.InvalidArgument,
-			Detail: "send Connection: Upgrade and Upgrade: " + linkProtocol + " to open a link",
-		})
+		p := problem.Of(serving.Errorf(serving.InvalidArgument, "send Connection: Upgrade and Upgrade: %s to open a link", linkProtocol))
+		p.Title, p.Status = "Upgrade required", http.StatusUpgradeRequired
+		f.writeProblem(w, r, p)
 		return nil
 	}
 	l := newLink(f)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/shoalserve/shoal/batch"
+	"github.com/shoalserve/shoal/internal/front/problem"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -55,7 +56,7 @@ func TestAnswersHaveTheirContentType(t *testing.T) {
 		"bytes": {serving.Response{Format: serving.Bytes, Body: []byte("1")}, 200, "application/octet-stream"},
 		"large": {serving.Response{Format: serving.Bytes, Body: make([]byte, 3*writeChunk+1)}, 200, "application/octet-stream"},
 		"full":  {serving.Response{Format: serving.Full, Status: 418, Header: full, Body: []byte("1")}, 418, "image/png"},
-		"none":  {serving.Response{Format: 99}, 500, problemType},
+		"none":  {serving.Response{Format: 99}, 500, problem.ContentType},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := serve(t, Options{})

@@ -69,7 +69,13 @@ func Of(err error) Problem {
 
 // Write answers with the problem.
 func (p Problem) Write(w http.ResponseWriter) {
-	h := w.Header()
+	body := p.Encode(w.Header())
+	w.WriteHeader(p.Status)
+	_, _ = w.Write(body) // a client that is gone cannot be told so
+}
+
+// Encode sets the headers of an answer with the problem, and returns its body.
+func (p Problem) Encode(h http.Header) []byte {
 	for name, values := range p.header {
 		if Settable(name, values) {
 			h[http.CanonicalHeaderKey(name)] = values
@@ -86,9 +92,11 @@ func (p Problem) Write(w http.ResponseWriter) {
 	}
 	body = append(body, '\n')
 	h.Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(p.Status)
-	_, _ = w.Write(body) // a client that is gone cannot be told so
+	return body
 }
+
+// IsModel reports whether the model raised the error.
+func (p Problem) IsModel() bool { return p.Type == typeURL+modelError }
 
 // slug turns AlreadyExists into already-exists.
 func slug(code serving.Code) string {
