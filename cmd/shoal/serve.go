@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -169,6 +170,13 @@ func (f *serveFlags) options(c *cobra.Command, t *target, from source) (server.O
 		}
 		if !c.Flags().Changed("log-level") {
 			f.logLevel = from.file.Log.Level
+		}
+	}
+	if f.embedded && !f.detached {
+		// The log is part of a program's own output: say only what it must know.
+		f.logFormat = cmp.Or(f.logFormat, "text")
+		if !c.Flags().Changed("log-level") {
+			f.logLevel = slog.LevelWarn
 		}
 	}
 	for _, override := range []struct {
