@@ -59,17 +59,24 @@ def error_object(error: BaseException) -> dict[str, Any]:
     if cls.__module__ not in ("builtins", "shoal"):
         name = f"{cls.__module__}.{name}"
     status, headers = _http_face(error)
-    try:
-        message = str(error)
-    except Exception as exc:
-        message = f"(its message could not be shown: {type(exc).__name__})"
     return {
         "type": name,
-        "message": message,
+        "message": _message(error),
         "traceback": format_traceback(error),
         "status": status,
         "headers": headers,
     }
+
+
+def _message(error: BaseException) -> str:
+    werkzeug = sys.modules.get("werkzeug.exceptions")
+    if werkzeug is not None and isinstance(error, werkzeug.BadRequestKeyError) and error.args:
+        # Its own text does not say what is missing.
+        return f"the request has no parameter {error.args[0]!r}"
+    try:
+        return str(error)
+    except Exception as exc:
+        return f"(its message could not be shown: {type(exc).__name__})"
 
 
 def format_traceback(error: BaseException) -> str:

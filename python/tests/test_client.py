@@ -86,6 +86,14 @@ def test_more_mistakes(client):
         client.create_backend("b", lambda request: lock)
 
 
+def test_a_function_by_value_keeps_its_file_name(client, link_server):
+    scale = 2
+    client.create_backend("b", lambda request: scale)
+    function, _, _ = pickle.loads(next(call[2] for call in link_server.calls if call[1] == "/v1/artifacts"))
+    assert function.__code__.co_filename == __file__
+    assert function(None) == 2
+
+
 def test_a_failed_load_shows_the_remote_traceback(client, link_server):
     problem = {
         "code": "LoadFailed",

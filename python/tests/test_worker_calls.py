@@ -135,6 +135,7 @@ def test_a_single_function_is_called_once_a_query(worker):
     assert bad.error["type"] == "ValueError"
     assert bad.error["status"] == 500
     assert missing.error["status"] == 400  # werkzeug's BadRequestKeyError
+    assert missing.error["message"] == "the request has no parameter 'number'"
     answers = server.api({"number": 1}, {"number": 13}, {"x": 1}, {"number": 5})
     assert errors(answers) == [2, "ValueError", "TypeError", 6]
 
