@@ -62,8 +62,23 @@ func (h *Handle[In, Out]) String() string {
 
 // Call computes one query and waits for its answer. Errors are ctx's own,
 // [ErrQueueFull], a *[ModelError] and the others of this package.
-func (h *Handle[In, Out]) Call(ctx context.Context, in In) (Out, error) {
-	return h.Remote(ctx, in).Get(ctx)
+func (h *Handle[In, Out]) Call(ctx context.Context, in In) (out Out, err error) {
+	e, err := h.app.registry.Endpoint(h.endpoint)
+	if err != nil {
+		return out, err
+	}
+	if e.HasShadows() {
+		return h.Remote(ctx, in).Get(ctx)
+	}
+	err = e.Try(h.shardKey, func(b serving.Backend) (err error) {
+		if pool, ok := b.(*serving.TypedPool[In, Out]); ok {
+			out, err = pool.Do(ctx, in) // without a reference, there is nothing to allocate
+		} else {
+			out, err = h.Remote(ctx, in).Get(ctx)
+		}
+		return err
+	})
+	return out, err
 }
 
 // Remote submits one query and returns at once with a reference to its answer.

@@ -18,6 +18,12 @@ func newCall[In, Out any]() *call[In, Out] {
 // query leaves the queue, or, if it is being computed already, its answer is
 // dropped. Errors are those of [Batcher.Submit] and of the model.
 func (b *Batcher[In, Out]) Do(ctx context.Context, in In) (Out, error) {
+	out, _, err := b.DoTrip(ctx, in)
+	return out, err
+}
+
+// DoTrip is Do that also tells how the query fared.
+func (b *Batcher[In, Out]) DoTrip(ctx context.Context, in In) (Out, Trip, error) {
 	c := b.calls.Get().(*call[In, Out])
 	c.query.Context, c.query.In, c.query.Origin = ctx, in, API
 	if err := b.Submit(&c.query); err != nil {
@@ -31,17 +37,17 @@ func (b *Batcher[In, Out]) Do(ctx context.Context, in In) (Out, error) {
 		}
 		// The batch has left: its replica still writes to c, so c is not reused.
 		var none Out
-		return none, context.Cause(ctx)
+		return none, Trip{}, context.Cause(ctx)
 	}
-	out, err := c.query.Out, c.query.Err
+	out, trip, err := c.query.Out, c.query.Trip, c.query.Err
 	b.recycle(c)
-	return out, err
+	return out, trip, err
 }
 
-func (b *Batcher[In, Out]) forget(c *call[In, Out], err error) (Out, error) {
+func (b *Batcher[In, Out]) forget(c *call[In, Out], err error) (Out, Trip, error) {
 	b.recycle(c)
 	var none Out
-	return none, err
+	return none, Trip{}, err
 }
 
 func (b *Batcher[In, Out]) recycle(c *call[In, Out]) {

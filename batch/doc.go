@@ -19,7 +19,8 @@
 //     so none starves; within a group the order is that of arrival.
 //   - A query whose context ended never runs.
 //   - The queue is bounded in queries and in bytes; beyond it Submit refuses.
-//   - Callbacks that panic fail their own query and nothing else.
+//   - A key, cost, size, split or join function that panics fails its own query,
+//     a model that panics its batch; the queue lives on.
 //   - Each answer says why its batch left when it did ([Trip]).
 //
 // The package does no I/O, starts no goroutine that it does not wait for, and

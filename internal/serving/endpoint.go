@@ -118,6 +118,9 @@ func (e *Endpoint) Try(shardKey string, submit func(Backend) error) error {
 	}
 }
 
+// HasShadows reports whether some queries are copied to shadows.
+func (e *Endpoint) HasShadows() bool { return len(e.shadows) > 0 }
+
 // Shadows calls submit for each backend that is to get a copy of a query. The
 // context has what time that backend allows, not the caller's, who may leave
 // earlier; submit sees to it that cancel is called when the copy is done with.

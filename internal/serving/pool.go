@@ -173,8 +173,12 @@ func (p *Pool[In, Out]) SubmitQuery(q *batch.Query[In, Out]) error { return p.ba
 // WithdrawQuery takes a typed query back, as [batch.Batcher.Withdraw] does.
 func (p *Pool[In, Out]) WithdrawQuery(q *batch.Query[In, Out]) bool { return p.batcher.Withdraw(q) }
 
-// Do computes one typed query, as [batch.Batcher.Do] does.
-func (p *Pool[In, Out]) Do(ctx context.Context, in In) (Out, error) { return p.batcher.Do(ctx, in) }
+// Do computes one typed query, as [batch.Batcher.Do] does; what the model
+// returned as its error is a *ModelError.
+func (p *Pool[In, Out]) Do(ctx context.Context, in In) (Out, error) {
+	out, trip, err := p.batcher.DoTrip(ctx, in)
+	return out, ModelFailure(p.name, err, trip)
+}
 
 // Update implements [Backend]. New replicas start before old ones stop, so that
 // queries always find one; if they cannot start, nothing changes.
