@@ -1,7 +1,7 @@
 """How a model's function is called: which arguments it gets, and what it must return.
 
-The rules are those of "Calling semantics" in docs; in short, a batched callable is called once with lists,
-any other once a query, and a query whose arguments cannot be right hurts itself alone.
+A batched callable is called once with lists, any other once a query; a query whose arguments cannot be right
+hurts itself alone. Plan.columns has the rules for keywords that some or all queries omit.
 """
 
 from __future__ import annotations

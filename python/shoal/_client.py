@@ -68,7 +68,7 @@ class Client:
     ) -> None:
         """Deploy a function, or a class whose __init__ runs once a replica, and wait until it is ready.
 
-        config: see docs; for example max_batch_size, batch_wait_timeout, num_replicas. replace: put it in the
+        config: keys of Config in docs/protocol.md, such as max_batch_size. replace: put it in the
         place of a backend of that name, which goes on until the new one is ready.
         Raises InvalidArgument, AlreadyExists, and LoadFailed with the model's traceback.
         """
