@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,9 +110,14 @@ def test_what_went_wrong_is_said() -> None:
     report = make(changed=True)
     report.results.failures["mosec"] = "exited with status 1 before its first answer"
     report.results.cut = True
+    report.results.samples["echo", "W1", 1] = [replace(sample(12000), foreign=0.42)]
     text = markdown(report)
     assert "commit abc1234 with uncommitted changes" in text
     assert "**Mosec was not measured in full: exited with status 1 before its first answer.**" in text
+    assert (
+        "**Other programs disturbed 1 of 6 measurements: they used more than 5% of the machine, 42% at"
+        in text
+    )
     assert "ended this run early" in text
 
 

@@ -37,6 +37,8 @@ class Sample:
     wrong: int = 0
     broken: int = 0
     mean_batch: float | None = None
+    # The share of the machine that neither server nor load generator used, but other programs did.
+    foreign: float = 0.0
 
     @property
     def rate(self) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import struct
 import sys
 import time
@@ -12,11 +14,13 @@ from pathlib import Path
 from .environments import SetupError
 from .load import LoadError, Sample, ask, check_answers, run_wrk
 from .peers import Peer, Tools
-from .processes import Memory, Server, StartError, free_port
+from .processes import Memory, Server, StartError, free_port, machine_cpu_seconds
 from .workloads import QUERY, Workload
 
 SETTLE_SECONDS = 1.0
 DRAIN_SECONDS = 10
+# Beyond this share of the machine, other programs disturb a measurement.
+NOISE = 0.05
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,26 @@ class Results:
     def errors(self) -> int:
         """Wrong or missing answers in all measured points."""
         return sum(sample.errors for samples in self.samples.values() for sample in samples)
+
+
+class Clock:
+    """Who has used the machine since the clock was made."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._began = time.monotonic()
+        self._all, self._ours = machine_cpu_seconds(), self._own_seconds()
+
+    def foreign_share(self) -> float:
+        """The share of all cores that went to others than the server, the load generator and this program."""
+        foreign = machine_cpu_seconds() - self._all - (self._own_seconds() - self._ours)
+        capacity = (time.monotonic() - self._began) * (os.cpu_count() or 1)
+        return min(max(foreign / capacity, 0.0), 1.0)
+
+    def _own_seconds(self) -> float:
+        """Processor time of the server, of this program, and of the load generators that have ended."""
+        usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return self._server.cpu_seconds() + sum(one.ru_utime + one.ru_stime for one in usage)
 
 
 class Bench:
@@ -121,19 +145,21 @@ class Bench:
             if time.monotonic() > self._deadline:
                 self.results.cut = True
                 return
-            sample = self._point(server.url, connections, peer)
+            sample = self._point(server, connections, peer)
             self.results.samples.setdefault((peer.name, workload.name, connections), []).append(sample)
             say(f"    {connections:>4} connections: {describe(sample)}")
 
-    def _point(self, url: str, connections: int, peer: Peer) -> Sample:
+    def _point(self, server: Server, connections: int, peer: Peer) -> Sample:
+        url = server.url
         run_wrk(self._wrk, url, connections, self.plan.warmup_seconds, peer.answer)
         # wrk leaves without waiting for its last answers: let a slow server work them off.
         ask(url, QUERY, DRAIN_SECONDS)
-        before = read_counts(self._scratch / "counts")
+        clock, before = Clock(server), read_counts(self._scratch / "counts")
         sample = run_wrk(self._wrk, url, connections, self.plan.seconds, peer.answer)
-        after = read_counts(self._scratch / "counts")
+        after, foreign = read_counts(self._scratch / "counts"), clock.foreign_share()
         batches, queries = (b - a for a, b in zip(before, after, strict=True))
-        return replace(sample, mean_batch=queries / batches if batches and not peer.echoes else None)
+        mean_batch = queries / batches if batches and not peer.echoes else None
+        return replace(sample, mean_batch=mean_batch, foreign=foreign)
 
     def _fail(self, peer: Peer, reason: str, words: str) -> None:
         self.results.failures[peer.name] = reason
@@ -156,6 +182,8 @@ def describe(sample: Sample) -> str:
     text = f"{sample.rate:>8,.0f}/s  p50 {sample.p50_ms:.2f} ms  p99 {sample.p99_ms:.2f} ms"
     if sample.mean_batch is not None:
         text += f"  mean batch {sample.mean_batch:.1f}"
+    if sample.foreign > NOISE:
+        text += f"  (others used {sample.foreign:.0%} of the machine)"
     return text + (f"  {sample.errors} ERRORS" if sample.errors else "")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 MARK = "SHOAL_BENCH_MARK"
 RUN = f"{os.getpid()}-{time.time_ns()}"
 PROC = Path("/proc")
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class StartError(Exception):
@@ -106,6 +107,11 @@ class Server:
         sizes = {process.pid: _pss(process.pid) for process in self.members()}
         return Memory(sum(sizes.values()), sizes.get(self._root.pid, 0), len(sizes))
 
+    def cpu_seconds(self) -> float:
+        """Processor time that the server and its processes have used."""
+        fields = [_stat(process.pid) for process in self.members()]
+        return sum(int(one[11]) + int(one[12]) for one in fields if one) / TICKS
+
     def log_tail(self, lines: int = 15) -> str:
         """The last lines that the server wrote."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
@@ -137,6 +143,13 @@ def stop_leftovers() -> None:
         if _is_marked(pid, RUN):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def machine_cpu_seconds() -> float:
+    """Processor time that all programs have used, and that the machine's host has taken away."""
+    fields = [int(word) for word in (PROC / "stat").read_text().splitlines()[0].split()[1:]]
+    user, nice, system, steal = fields[0], fields[1], fields[2], fields[7]
+    return (user + nice + system + steal) / TICKS
 
 
 def free_port() -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from .gobench import GoBenchmark
 from .load import Sample
-from .measure import Plan, Results, Start
+from .measure import NOISE, Plan, Results, Start
 from .peers import SHOAL, Peer
 from .workloads import MAX_BATCH_SIZE, Workload
 
@@ -138,12 +138,26 @@ def heading(report: Report) -> str:
         f"{plan.rounds} rounds; each server alone, one worker process, at most {MAX_BATCH_SIZE} queries a "
         "batch, JSON in and out, every answer checked.",
     ]
+    if disturbance := disturbed(report.results):
+        lines += ["", disturbance]
     if report.results.cut:
         lines += ["", "**The time limit ended this run early: some rounds or points are missing.**"]
     failures = report.results.failures
     titles = {peer.name: peer.title for peer in plan.peers}
     lines += [f"\n**{titles[name]} was not measured in full: {why}.**" for name, why in failures.items()]
     return "\n".join(lines)
+
+
+def disturbed(results: Results) -> str:
+    """How far other programs kept the machine busy during the measurements."""
+    shares = [sample.foreign for samples in results.samples.values() for sample in samples]
+    loud = [share for share in shares if share > NOISE]
+    if not loud:
+        return ""
+    return (
+        f"**Other programs disturbed {len(loud)} of {len(shares)} measurements: they used more than {NOISE:.0%} "
+        f"of the machine, {max(loud):.0%} at worst. Measure again on a quiet machine.**"
+    )
 
 
 def figures(report: Report, workload: Workload) -> str:
