@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import itertools
 import json
 import os
 import signal
@@ -96,17 +95,33 @@ class Load:
         self.answers: dict[int, Any] = {}
         self.errors: dict[int, Exception] = {}
         self._ask = ask
-        self._ids = itertools.count(first)
+        self._next = first
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(clients)]
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            query = next(self._ids)
+            query = self._take()
             try:
                 self.answers[query] = self._ask(query)
             except Exception as error:
                 self.errors[query] = error
+
+    def _take(self) -> int:
+        with self._lock:
+            self._next += 1
+            return self._next - 1
+
+    @property
+    def mark(self) -> int:
+        """The number of the next query: all from it on will be asked after now."""
+        with self._lock:
+            return self._next
+
+    def since(self, mark: int) -> list[Any]:
+        """The answers to queries that were asked after the mark."""
+        return [answer for query, answer in list(self.answers.items()) if query >= mark]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -124,9 +139,9 @@ class Load:
             assert not thread.is_alive(), "a query got neither an answer nor an error"
 
     def more(self, count: int = 50) -> None:
-        """Wait for that many more answers: whatever was changed before has met queries then."""
-        goal = len(self.answers) + count
-        until(lambda: len(self.answers) >= goal, f"{count} more answers; errors so far: {self.errors}")
+        """Wait for that many answers to queries that are asked from now on."""
+        mark = self.mark
+        until(lambda: len(self.since(mark)) >= count, f"{count} answers; errors so far: {self.errors}")
 
 
 class Keeper:

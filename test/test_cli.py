@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,6 +180,28 @@ def test_a_config_file_is_served_as_it_says_from_any_directory(folder: Path) -> 
         configs = {b["name"]: b["config"] for b in server.cli("status")["backends"]}
         assert configs["adder:v1"]["max_batch_size"] == 4
         assert configs["adder:v1"]["timeout"] == "5s"
+
+
+def whole_answer(address: str, request: bytes) -> bytes:
+    """What a server says to these bytes, until it closes the connection."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+def test_the_limits_of_a_config_file_hold(folder: Path) -> None:
+    limits = "http: {max_body: 1KiB, max_header: 4KiB, read_header_timeout: 200ms, read_timeout: 1s}\n"
+    (folder / "shoal.yaml").write_text(limits + GOOD.replace("methods: [GET]", "methods: [GET, POST]"))
+    with Server(folder, "shoal.yaml") as server:
+        assert ask(server.http, "/adder?number=1", "POST", data=bytes(1025)).status_code == 413
+        assert ask(server.http, "/adder?number=1", "POST", data=bytes(1024)).text == "2"
+        assert ask(server.http, "/adder?number=1", headers={"X-Large": "x" * 65536}).status_code == 431
+        slow_header = b"GET /adder HTTP/1.1\r\nHost:"
+        slow_body = b"POST /adder HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1"
+        assert whole_answer(server.http, slow_header)[:12] in (b"", b"HTTP/1.1 408")
+        assert whole_answer(server.http, slow_body)[:12] == b"HTTP/1.1 408"
+        assert ask(server.http, "/adder?number=1").text == "2"
 
 
 @pytest.mark.parametrize(

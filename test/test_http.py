@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -235,3 +236,21 @@ def test_a_header_that_is_too_large_is_refused(client: serve.Client) -> None:
     deploy(client, "model", model)
     assert ask(client, "/model", headers={"X-Large": "x" * (4 << 20)}).status_code in (400, 431)
     assert ask(client, "/model").status_code == 200
+
+
+def test_a_caller_that_closes_its_half_of_the_connection_is_not_told_that_all_is_well(
+    client: serve.Client, gate: Gate, journal: Journal
+) -> None:
+    def model(request: Any) -> str:
+        journal.add(1)
+        gate.wait()
+        return "the answer"
+
+    deploy(client, "model", model)
+    host, _, port = client.http_address.rpartition(":")
+    with gate.closed(), socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(b"GET /model HTTP/1.1\r\nHost: x\r\n\r\n")
+        until(journal.entries, "the query to be computed")
+        connection.shutdown(socket.SHUT_WR)
+        said = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert b" 200 " not in said

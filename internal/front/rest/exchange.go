@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"os"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -155,7 +156,7 @@ func (f *Front) query(w http.ResponseWriter, r *http.Request, e *serving.Endpoin
 	}
 	if err := x.wait(r.Context(), timeout); err != nil {
 		if errors.Is(err, context.Canceled) {
-			return hungUp
+			return leave(w)
 		}
 		return fail(w, id, err, false)
 	}
@@ -191,7 +192,7 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, x *exchange, id s
 	}
 	if c.Err != nil {
 		if errors.Is(c.Err, context.Canceled) && r.Context().Err() != nil {
-			return hungUp
+			return leave(w)
 		}
 		f.logFailure(id, c)
 		return fail(w, id, c.Err, exposeTraceback)
@@ -227,13 +228,27 @@ func write(w http.ResponseWriter, id string, p problem.Problem) int {
 	return p.Status
 }
 
+// leave ends a request whose client left. One that closed only its own half of
+// the connection still reads, and must not be told that all is well.
+func leave(w http.ResponseWriter) int {
+	w.Header().Set("Connection", "close")
+	w.WriteHeader(hungUp)
+	return hungUp
+}
+
 func (f *Front) failBody(w http.ResponseWriter, r *http.Request, id string, err error) int {
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		w.Header().Set("Connection", "close") // the rest of the body is not read
 		return fail(w, id, serving.Errorf(serving.TooLarge, "the body is larger than %d bytes", tooLarge.Limit), false)
 	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		w.Header().Set("Connection", "close")
+		p := problem.Of(serving.Errorf(serving.DeadlineExceeded, "the body did not arrive in time"))
+		p.Status = http.StatusRequestTimeout
+		return write(w, id, p)
+	}
 	if r.Context().Err() != nil {
-		return hungUp
+		return leave(w)
 	}
 	w.Header().Set("Connection", "close")
 	return fail(w, id, serving.Errorf(serving.InvalidArgument, "reading the body: %v", err), false)
