@@ -104,9 +104,13 @@ class Load:
         while not self._stop.is_set():
             query = self._take()
             try:
-                self.answers[query] = self._ask(query)
+                answer = self._ask(query)
             except Exception as error:
-                self.errors[query] = error
+                with self._lock:
+                    self.errors[query] = error
+            else:
+                with self._lock:
+                    self.answers[query] = answer
 
     def _take(self) -> int:
         with self._lock:
@@ -121,7 +125,8 @@ class Load:
 
     def since(self, mark: int) -> list[Any]:
         """The answers to queries that were asked after the mark."""
-        return [answer for query, answer in list(self.answers.items()) if query >= mark]
+        with self._lock:
+            return [answer for query, answer in self.answers.items() if query >= mark]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
