@@ -102,6 +102,14 @@ type rawBackend struct {
 	Config      json.RawMessage `json:"config"`
 }
 
+// rawSource is the long form of a backend's key python.
+type rawSource struct {
+	File       string                     `json:"file"`
+	Object     string                     `json:"object"`
+	InitArgs   []json.RawMessage          `json:"init_args"`
+	InitKwargs map[string]json.RawMessage `json:"init_kwargs"`
+}
+
 type rawEndpoint struct {
 	Route   string             `json:"route"`
 	Methods []string           `json:"methods"`

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/shoalserve/shoal/internal/runtime/python"
@@ -50,15 +52,23 @@ func (p *parser) file() *File {
 		HTTP: raw.HTTP, Admin: raw.Admin, Log: raw.Log, Python: raw.Python,
 		Backends: make(map[string]Backend), Endpoints: make(map[string]Endpoint),
 	}
+	file.Admin.Address = p.adminAddress(raw.Admin.Address)
 	file.Admin.TokenFile = p.path(raw.Admin.TokenFile)
+	file.Python.Interpreter = p.executable(raw.Python.Interpreter)
 	for i, entry := range raw.Python.SysPath {
 		file.Python.SysPath[i] = p.path(entry)
 	}
 	for _, name := range slices.Sorted(maps.Keys(raw.Backends)) {
+		if name == "" {
+			p.fail([]string{"backends", name}, true, "a backend needs a name")
+		}
 		file.Backends[name] = p.backend(name, raw.Backends[name], file.Python)
 	}
 	routes := make(map[string]string)
 	for _, name := range slices.Sorted(maps.Keys(raw.Endpoints)) {
+		if name == "" {
+			p.fail([]string{"endpoints", name}, true, "an endpoint needs a name")
+		}
 		file.Endpoints[name] = p.endpoint(name, raw.Endpoints[name], file.Backends, routes)
 	}
 	return file
@@ -79,19 +89,64 @@ func (p *parser) sections(raw *rawFile) {
 			continue
 		}
 		for key, value := range section { // the keys one by one, for their places
-			p.decode([]string{name, key}, map[string]any{key: value}, to)
+			if p.decode([]string{name, key}, map[string]any{key: value}, to) && name == "http" {
+				p.checkHTTP(key, raw.HTTP)
+			}
 		}
 	}
 }
 
-func (p *parser) decode(path []string, value, to any) {
+func (p *parser) decode(path []string, value, to any) bool {
 	encoded, err := json.Marshal(value)
 	if err == nil {
 		err = json.Unmarshal(encoded, to)
 	}
 	if err != nil {
-		p.fail(path, false, "%v", err)
+		p.fail(path, false, "%s: %v", label(path), err)
 	}
+	return err == nil
+}
+
+// checkHTTP refuses values that are out of range; zero would mean the default.
+func (p *parser) checkHTTP(key string, h HTTP) {
+	path := []string{"http", key}
+	value, isNumber := map[string]int64{
+		"max_body": int64(h.MaxBody), "max_header": int64(h.MaxHeader),
+		"read_header_timeout": int64(h.ReadHeaderTimeout), "read_timeout": int64(h.ReadTimeout),
+		"idle_timeout": int64(h.IdleTimeout), "shutdown_timeout": int64(h.ShutdownTimeout),
+	}[key]
+	if isNumber && value <= 0 {
+		p.fail(path, false, "%s must be more than 0", key)
+	}
+	if key != "address" {
+		return
+	}
+	_, port, err := net.SplitHostPort(h.Address)
+	if _, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil {
+		p.fail(path, false, "address must be host:port, such as \"127.0.0.1:8000\", not %q", h.Address)
+	}
+}
+
+// adminAddress makes a socket's path relative to the file.
+func (p *parser) adminAddress(address string) string {
+	socket, isSocket := strings.CutPrefix(address, "unix:")
+	switch {
+	case isSocket && socket != "":
+		return "unix:" + p.path(socket)
+	case address == "", strings.HasPrefix(address, "http://"):
+		return address
+	}
+	p.fail([]string{"admin", "address"}, false, "address must be \"unix:/path\" or \"http://host:port\", not %q", address)
+	return ""
+}
+
+// executable makes a path of a program relative to the file; a bare name is
+// looked up in PATH.
+func (p *parser) executable(program string) string {
+	if !strings.ContainsRune(program, filepath.Separator) {
+		return program
+	}
+	return p.path(program)
 }
 
 func (p *parser) path(path string) string {
@@ -102,19 +157,14 @@ func (p *parser) path(path string) string {
 }
 
 func (p *parser) backend(name string, raw rawBackend, shared Python) Backend {
-	b := Backend{Spec: python.Spec{Interpreter: raw.Interpreter, SysPath: shared.SysPath}}
+	b := Backend{Spec: python.Spec{Interpreter: p.executable(raw.Interpreter), SysPath: shared.SysPath}}
 	b.Spec.Source = python.Source{Kind: "file"}
 	var short string
 	if json.Unmarshal(raw.Python, &short) == nil {
 		file, object, _ := strings.Cut(short, ".py:")
 		b.Spec.Source.Path, b.Spec.Source.Object = file+".py", object
 	} else {
-		var long struct {
-			File       string                     `json:"file"`
-			Object     string                     `json:"object"`
-			InitArgs   []json.RawMessage          `json:"init_args"`
-			InitKwargs map[string]json.RawMessage `json:"init_kwargs"`
-		}
+		var long rawSource
 		if err := json.Unmarshal(raw.Python, &long); err != nil {
 			p.fail([]string{"backends", name, "python"}, false, "%v", err)
 		}
@@ -174,9 +224,11 @@ func (p *parser) endpoint(name string, raw rawEndpoint, backends map[string]Back
 	} else if raw.Route != "" {
 		routes[raw.Route] = name
 	}
-	check := serving.EndpointSpec{Route: raw.Route, Methods: raw.Methods}
-	if err := check.Check(); err != nil {
-		p.fail(path(), true, "%v", err)
+	if err := (&serving.EndpointSpec{Route: raw.Route}).Check(); err != nil {
+		p.fail(path("route"), false, "%v", err)
+	}
+	if err := (&serving.EndpointSpec{Methods: raw.Methods}).Check(); err != nil {
+		p.fail(path("methods"), false, "%v", err)
 	}
 	return e
 }
