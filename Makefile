@@ -66,6 +66,7 @@ $(VENV)/.deps: $(VENV)/.made test/requirements.txt
 
 # The SDK as users install it: a wheel with the server in it.
 $(VENV)/.shoal: $(VENV)/.deps $(GO_SOURCES) $(PY_SOURCES)
+	@rm -rf python/build # setuptools would keep modules there that are gone
 	$(PIP) install --force-reinstall --no-deps ./python
 	$(PIP) install './python[dev]'
 	@touch $@

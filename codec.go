@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
-	"strings"
 
 	"github.com/gorilla/schema"
 
@@ -78,9 +77,11 @@ func decodeRequest[In any](r *Request) (in In, err error) {
 		*to = string(r.Body)
 	default:
 		if len(r.Body) > 0 {
-			return in, json.Unmarshal(r.Body, &in)
+			err := json.Unmarshal(r.Body, &in)
+			return in, err
 		}
-		return in, decodeQuery(r.URL.Query(), &in)
+		err := decodeQuery(r.URL.Query(), &in)
+		return in, err
 	}
 	return in, nil
 }
@@ -236,7 +237,7 @@ func decodeResponse[Out any](r serving.Response) (out Out, err error) {
 		}
 	}
 	if r.Format != serving.JSON {
-		return out, fmt.Errorf("the model answered with text or bytes, not with a value of type %s", strings.TrimPrefix(fmt.Sprintf("%T", &out), "*"))
+		return out, fmt.Errorf("the model answered with text or bytes, not with a value of type %s", reflect.TypeFor[Out]())
 	}
 	if err := json.Unmarshal(r.Body, &out); err != nil {
 		return out, fmt.Errorf("reading the model's answer: %w", err)

@@ -100,7 +100,7 @@ func (w *worker) run() {
 		gone <- w.cmd.Wait()
 		// A grandchild may hold the socket open: give what the worker wrote
 		// before it died a moment to be read, then stop reading.
-		w.conn.SetReadDeadline(time.Now().Add(time.Second))
+		_ = w.conn.SetReadDeadline(time.Now().Add(time.Second))
 	}()
 	reading := w.read()
 	w.mu.Lock()
