@@ -41,7 +41,7 @@ func (f *Front) Serve(ctx context.Context, l net.Listener) error {
 	case <-ctx.Done():
 	}
 	err := f.shutdown(ctx, server)
-	_ = <-served // says only that the server was closed
+	<-served //nolint:errcheck // says only that the server was closed
 	return err
 }
 

@@ -104,6 +104,6 @@ func (f *Front) Serve(ctx context.Context, listener net.Listener) error {
 	if err != nil {
 		err = errors.Join(fmt.Errorf("not all requests were answered within %v: %w", f.opts.ShutdownTimeout, err), server.Close())
 	}
-	_ = <-served // says only that the server was closed
+	<-served //nolint:errcheck // says only that the server was closed
 	return err
 }
