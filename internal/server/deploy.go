@@ -78,22 +78,25 @@ func (s *Server) applyEndpoint(name string, e config.Endpoint) error {
 }
 
 // RunScript runs a Python file that deploys to this server, and returns when it
-// has ended. The file sees the server's address in SHOAL_SERVER.
+// has ended; ctx ends it early. The file sees the server's address in
+// SHOAL_SERVER, and what it prints goes to output.
 func (s *Server) RunScript(ctx context.Context, path string, output io.Writer) error {
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return fmt.Errorf("running %s: %w", path, err)
+	absolute, err := filepath.Abs(path)
+	if err == nil {
+		_, err = os.Stat(absolute)
 	}
-	script := exec.CommandContext(ctx, s.Deployer.Interpreter(), "-m", "shoal._app", path)
-	script.Cancel = func() error { return script.Process.Signal(syscall.SIGTERM) }
+	if err != nil {
+		return fmt.Errorf("running a file: %w", err)
+	}
+	script := exec.CommandContext(ctx, s.Deployer.Interpreter(), "-m", "shoal._app", absolute)
+	// A process group of its own: an interrupt on the terminal is for the
+	// server, which then ends the file in good order.
+	script.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	script.Cancel = func() error { return syscall.Kill(-script.Process.Pid, syscall.SIGTERM) }
 	script.WaitDelay = 5 * time.Second
 	script.Env = append(s.Deployer.Environment(nil), "SHOAL_SERVER="+s.AdminAddress(), "SHOAL_TOKEN="+s.opts.Token)
 	script.Stdout, script.Stderr = output, output
-	script.Stdin = nil
 	if err := script.Run(); err != nil {
-		if _, missing := os.Stat(path); missing != nil {
-			err = missing
-		}
 		return fmt.Errorf("running %s: %w", path, err)
 	}
 	return nil

@@ -11,7 +11,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/shoalserve/shoal/internal/artifact"
@@ -56,7 +55,12 @@ type Server struct {
 	front   *rest.Front
 	control *admin.Front
 	state   string // directory, removed at the end
+
+	forced context.Context // ends with Abort
+	force  context.CancelCauseFunc
 }
+
+var errForced = errors.New("the server was forced to stop")
 
 // New listens on the server's addresses and puts its parts together. A server
 // that is not run must be closed.
@@ -67,6 +71,7 @@ func New(opts Options) (*Server, error) {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{opts: opts, Registry: serving.NewRegistry()}
+	s.forced, s.force = context.WithCancelCause(context.Background())
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.Close(context.Background()))
 	}
@@ -138,26 +143,48 @@ func (s *Server) AdminAddress() string {
 
 // Run serves until ctx ends. Then it refuses new queries, finishes the accepted
 // ones, stops the workers and returns nil; or an error that says what was not
-// finished in time.
+// finished in time. It may be called once, and closes the server.
 func (s *Server) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	errs := make([]error, 2)
-	var fronts sync.WaitGroup
-	for i, serve := range []func(context.Context) error{
+	fronts := []func(context.Context) error{
 		func(ctx context.Context) error { return s.front.Serve(ctx, s.http) },
 		func(ctx context.Context) error { return s.control.Serve(ctx, s.admin) },
-	} {
-		fronts.Go(func() {
-			defer cancel() // a front that ends ends the server
-			errs[i] = serve(ctx)
-		})
 	}
-	fronts.Wait()
-	grace, stop := context.WithTimeout(context.WithoutCancel(ctx), s.opts.Rest.ShutdownTimeout)
+	served := make(chan error, len(fronts))
+	for _, serve := range fronts {
+		go func() { // awaitFronts waits for it
+			defer cancel() // a front that ends ends the server
+			served <- serve(ctx)
+		}()
+	}
+	err := s.awaitFronts(served, len(fronts))
+	grace, stop := context.WithTimeout(s.forced, s.opts.Rest.ShutdownTimeout)
 	defer stop()
-	return errors.Join(errors.Join(errs...), s.Close(grace))
+	return errors.Join(err, s.Close(grace))
 }
+
+// awaitFronts returns when the fronts have ended. After Abort the accepted
+// queries fail, so that the fronts have nothing left to wait for.
+func (s *Server) awaitFronts(served <-chan error, fronts int) error {
+	var errs []error
+	aborted := s.forced.Done()
+	for fronts > 0 {
+		select {
+		case err := <-served:
+			errs = append(errs, err)
+			fronts--
+		case <-aborted:
+			aborted = nil
+			errs = append(errs, s.Registry.Close(s.forced))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Abort makes a Run whose context has ended return soon: what was accepted and
+// is not answered yet fails, and the workers are killed.
+func (s *Server) Abort() { s.force(errForced) }
 
 // Close stops what is deployed and removes what the server left on disk.
 func (s *Server) Close(ctx context.Context) error {
