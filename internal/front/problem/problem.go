@@ -76,11 +76,7 @@ func (p Problem) Write(w http.ResponseWriter) {
 
 // Encode sets the headers of an answer with the problem, and returns its body.
 func (p Problem) Encode(h http.Header) []byte {
-	for name, values := range p.header {
-		if Settable(name, values) {
-			h[http.CanonicalHeaderKey(name)] = values
-		}
-	}
+	AddHeader(h, p.header)
 	if p.Status == http.StatusServiceUnavailable && h.Get("Retry-After") == "" {
 		h.Set("Retry-After", "1")
 	}

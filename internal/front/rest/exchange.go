@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +22,22 @@ type exchange struct {
 	call  serving.Call
 	done  chan struct{}
 	timer *time.Timer
+	*query
+}
+
+// query is what others still read when the exchange is done: a shadow the
+// request, net/http the values of the answer's headers. It is never reused.
+type query struct {
+	request serving.Request
+	values  [4]string
+	used    int // of values
+}
+
+// set sets a header of the answer.
+func (q *query) set(h http.Header, name, value string) {
+	q.values[q.used] = value
+	h[name] = q.values[q.used : q.used+1 : q.used+1]
+	q.used++
 }
 
 var exchanges = sync.Pool{New: func() any {
@@ -33,38 +50,39 @@ var exchanges = sync.Pool{New: func() any {
 // release gives the exchange back for reuse.
 func (x *exchange) release() {
 	done := x.call.Done
-	x.call = serving.Call{Done: done}
+	x.call, x.query = serving.Call{Done: done}, nil
 	exchanges.Put(x)
 }
 
-// hungUp is the status that logs and metrics give a request whose client left.
-const hungUp = 499
+// clientLeft is the status that metrics give a request whose client left.
+const clientLeft = 499
 
 // serveHTTP answers one request.
 func (f *Front) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
+	id := requestID(r)
 	e, found := f.registry.Route(r.URL.Path)
 	name := ""
 	if found {
 		name = e.Name
 	}
 	route := f.metrics.Get(name)
-	defer f.recovered(w, r, route, start)
+	defer f.recovered(w, r, id, route, start)
 	var status int
 	switch {
 	case f.draining.Load() && r.URL.Path != "/livez":
-		w.Header().Set("Connection", "close")
-		status = fail(w, requestID(r), serving.Errorf(serving.Draining, "the server is shutting down"), false)
+		hangUp(w, r)
+		status = fail(w, id, serving.Errorf(serving.Draining, "the server is shutting down"), false)
 	case found:
-		status = f.query(w, r, e)
+		status = f.query(w, r, id, e)
 	default:
-		status = f.other(w, r)
+		status = f.other(w, r, id)
 	}
 	route.Request(status, time.Since(start))
 }
 
 // recovered turns a panic of ours into an answer, so that it fails one request.
-func (f *Front) recovered(w http.ResponseWriter, r *http.Request, route *telemetry.Route, start time.Time) {
+func (f *Front) recovered(w http.ResponseWriter, r *http.Request, id string, route *telemetry.Route, start time.Time) {
 	v := recover()
 	if v == nil {
 		return
@@ -72,18 +90,18 @@ func (f *Front) recovered(w http.ResponseWriter, r *http.Request, route *telemet
 	if v == http.ErrAbortHandler { //nolint:errorlint // net/http compares it the same way
 		panic(v)
 	}
-	f.opts.Logger.Error("a request made the server panic", "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
-	route.Request(fail(w, requestID(r), errors.New("the server failed to handle the request"), false), time.Since(start))
+	f.opts.Logger.Error("a request made the server panic", "request", id, "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
+	route.Request(fail(w, id, errors.New("the server failed to handle the request"), false), time.Since(start))
 }
 
 // other answers requests for paths that are no endpoint's.
-func (f *Front) other(w http.ResponseWriter, r *http.Request) int {
-	handler, pattern := f.own.Handler(r)
-	if pattern == "" && !isOwn(r.URL.Path) {
-		return fail(w, requestID(r), serving.Errorf(serving.EndpointNotFound, "no endpoint has the route %q; GET /-/routes lists those that exist", r.URL.Path), false)
+func (f *Front) other(w http.ResponseWriter, r *http.Request, id string) int {
+	if !isOwn(r.URL.Path) {
+		return fail(w, id, serving.Errorf(serving.EndpointNotFound, "no endpoint has the route %q; GET /-/routes lists those that exist", r.URL.Path), false)
 	}
+	handler, pattern := f.own.Handler(r)
 	if pattern == "" {
-		return f.wrongMethod(w, r, "GET, HEAD")
+		return f.wrongMethod(w, r, id, "GET, HEAD")
 	}
 	recorder := &statusRecorder{ResponseWriter: w, status: http.StatusOK}
 	handler.ServeHTTP(recorder, r)
@@ -109,7 +127,7 @@ func (s *statusRecorder) WriteHeader(status int) {
 // methodNotAllowed is not in serving's table: only HTTP has methods.
 const methodNotAllowed serving.Code = "MethodNotAllowed"
 
-func (f *Front) wrongMethod(w http.ResponseWriter, r *http.Request, allow string) int {
+func (f *Front) wrongMethod(w http.ResponseWriter, r *http.Request, id, allow string) int {
 	w.Header().Set("Allow", allow)
 	if r.Method == http.MethodOptions {
 		w.WriteHeader(http.StatusNoContent)
@@ -117,15 +135,14 @@ func (f *Front) wrongMethod(w http.ResponseWriter, r *http.Request, allow string
 	}
 	p := problem.Of(serving.Errorf(methodNotAllowed, "the route %q takes %s, not %s", r.URL.Path, allow, r.Method))
 	p.Status = http.StatusMethodNotAllowed
-	return write(w, requestID(r), p)
+	return write(w, id, p)
 }
 
 // query computes one query and answers with its response.
-func (f *Front) query(w http.ResponseWriter, r *http.Request, e *serving.Endpoint) int {
+func (f *Front) query(w http.ResponseWriter, r *http.Request, id string, e *serving.Endpoint) int {
 	if !e.Takes(r.Method) {
-		return f.wrongMethod(w, r, e.Allow)
+		return f.wrongMethod(w, r, id, e.Allow)
 	}
-	id := requestID(r)
 	timeout, err := timeoutOf(r)
 	if err != nil {
 		return fail(w, id, err, false)
@@ -138,14 +155,7 @@ func (f *Front) query(w http.ResponseWriter, r *http.Request, e *serving.Endpoin
 		return fail(w, id, err, false)
 	}
 	x := exchanges.Get().(*exchange)
-	x.call.Context, x.call.Origin = r.Context(), batch.Web
-	x.call.Request = &serving.Request{ID: id, Method: r.Method, Target: r.RequestURI, Header: r.Header, Body: body}
-	if method := r.Header["X-Serve-Call-Method"]; len(method) > 0 {
-		x.call.Method = method[0]
-	}
-	if key := r.Header["X-Serve-Shard-Key"]; len(key) > 0 {
-		x.call.ShardKey = key[0]
-	}
+	x.fill(r, id, body)
 	if err := e.Submit(&x.call); err != nil {
 		x.release()
 		return fail(w, id, err, false)
@@ -156,13 +166,28 @@ func (f *Front) query(w http.ResponseWriter, r *http.Request, e *serving.Endpoin
 	}
 	if err := x.wait(r.Context(), timeout); err != nil {
 		if errors.Is(err, context.Canceled) {
-			return leave(w)
+			return leave(w, r)
 		}
 		return fail(w, id, err, false)
 	}
-	status := f.answer(w, r, x, id, config.ExposeTraceback)
+	status := f.answer(w, r, x, config.ExposeTraceback)
 	x.release()
 	return status
+}
+
+// fill makes a call of a request.
+func (x *exchange) fill(r *http.Request, id string, body []byte) {
+	x.query = &query{request: serving.Request{ID: id, Method: r.Method, Target: r.RequestURI, Header: r.Header, Body: body}}
+	if !strings.HasPrefix(r.RequestURI, "/") { // as clients write it to a proxy
+		x.request.Target = r.URL.RequestURI()
+	}
+	x.call.Context, x.call.Origin, x.call.Request = r.Context(), batch.Web, &x.request
+	if method := r.Header["X-Serve-Call-Method"]; len(method) > 0 {
+		x.call.Method = method[0]
+	}
+	if key := r.Header["X-Serve-Shard-Key"]; len(key) > 0 {
+		x.call.ShardKey = key[0]
+	}
 }
 
 // wait waits for the answer. On an error the exchange must not be used any more.
@@ -183,21 +208,20 @@ func (x *exchange) wait(ctx context.Context, timeout time.Duration) error {
 }
 
 // answer writes the response, or the error, of a call that is done.
-func (f *Front) answer(w http.ResponseWriter, r *http.Request, x *exchange, id string, exposeTraceback bool) int {
-	c := &x.call
-	h := w.Header()
-	h["Shoal-Backend"] = []string{c.Backend.Name()}
+func (f *Front) answer(w http.ResponseWriter, r *http.Request, x *exchange, exposeTraceback bool) int {
+	c, h := &x.call, w.Header()
+	x.set(h, "Shoal-Backend", c.Backend.Name())
 	if c.Trip.BatchID != 0 && !f.opts.NoServerTiming {
-		h["Server-Timing"] = []string{serverTiming(c.Trip)}
+		x.set(h, "Server-Timing", serverTiming(c.Trip))
 	}
-	if c.Err != nil {
-		if errors.Is(c.Err, context.Canceled) && r.Context().Err() != nil {
-			return leave(w)
-		}
-		f.logFailure(id, c)
-		return fail(w, id, c.Err, exposeTraceback)
+	if c.Err == nil {
+		return x.respond(w)
 	}
-	return respond(w, id, &c.Response)
+	if errors.Is(c.Err, context.Canceled) && r.Context().Err() != nil {
+		return leave(w, r)
+	}
+	f.logFailure(x.request.ID, c)
+	return fail(w, x.request.ID, c.Err, exposeTraceback)
 }
 
 // logFailure tells the operator what the caller is not told.
@@ -222,7 +246,7 @@ func fail(w http.ResponseWriter, id string, err error, exposeTraceback bool) int
 }
 
 func write(w http.ResponseWriter, id string, p problem.Problem) int {
-	w.Header()["X-Request-Id"] = []string{id}
+	w.Header().Set("X-Request-Id", id)
 	p.Instance = id
 	p.Write(w)
 	return p.Status
@@ -230,27 +254,36 @@ func write(w http.ResponseWriter, id string, p problem.Problem) int {
 
 // leave ends a request whose client left. One that closed only its own half of
 // the connection still reads, and must not be told that all is well.
-func leave(w http.ResponseWriter) int {
-	w.Header().Set("Connection", "close")
-	w.WriteHeader(hungUp)
-	return hungUp
+func leave(w http.ResponseWriter, r *http.Request) int {
+	hangUp(w, r)
+	w.WriteHeader(clientLeft)
+	return clientLeft
+}
+
+// hangUp closes the connection after the answer: what is left of the request is
+// not read. In HTTP/2 the stream ends by itself, and other requests share the
+// connection.
+func hangUp(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close")
+	}
 }
 
 func (f *Front) failBody(w http.ResponseWriter, r *http.Request, id string, err error) int {
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		w.Header().Set("Connection", "close") // the rest of the body is not read
+		hangUp(w, r)
 		return fail(w, id, serving.Errorf(serving.TooLarge, "the body is larger than %d bytes", tooLarge.Limit), false)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		w.Header().Set("Connection", "close")
+		hangUp(w, r)
 		p := problem.Of(serving.Errorf(serving.DeadlineExceeded, "the body did not arrive in time"))
 		p.Status = http.StatusRequestTimeout
 		return write(w, id, p)
 	}
 	if r.Context().Err() != nil {
-		return leave(w)
+		return leave(w, r)
 	}
-	w.Header().Set("Connection", "close")
+	hangUp(w, r)
 	return fail(w, id, serving.Errorf(serving.InvalidArgument, "reading the body: %v", err), false)
 }
 

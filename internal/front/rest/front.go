@@ -94,7 +94,7 @@ func (f *Front) Serve(ctx context.Context, listener net.Listener) error {
 	go func() { served <- server.Serve(listener) }() // ends with Shutdown or Close below
 	select {
 	case err := <-served:
-		return fmt.Errorf("serving HTTP: %w", err)
+		return errors.Join(fmt.Errorf("serving HTTP: %w", err), server.Close())
 	case <-ctx.Done():
 	}
 	f.draining.Store(true)

@@ -79,10 +79,15 @@ func (r *readiness) check(ctx context.Context) error {
 
 func (r *readiness) run(p *probe) {
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
-	defer cancel()
+	defer func() {
+		cancel()
+		if v := recover(); v != nil { // of a backend; nothing else stands between it and the process
+			p.err = serving.Errorf(serving.Unavailable, "the probe panicked: %v", v)
+		}
+		r.mu.Lock()
+		r.current = nil
+		r.mu.Unlock()
+		close(p.done)
+	}()
 	p.err = r.prober.Ready(ctx)
-	r.mu.Lock()
-	r.current = nil
-	r.mu.Unlock()
-	close(p.done)
 }

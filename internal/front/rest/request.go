@@ -100,11 +100,10 @@ func explainJSON(body []byte) *jsonError {
 	e := &jsonError{reason: "invalid UTF-8", offset: int64(invalidUTF8(body))}
 	var value json.RawMessage
 	if syntax, ok := errors.AsType[*json.SyntaxError](json.Unmarshal(body, &value)); ok {
-		e.reason = syntax.Error()
-		// The decoder counts the byte that it could not take.
-		e.offset = max(0, syntax.Offset-1)
-		if strings.HasPrefix(e.reason, "unexpected end") {
-			e.offset = int64(len(body))
+		// The decoder counts the byte that it could not take. At the end it takes a space.
+		e.reason, e.offset = syntax.Error(), max(0, syntax.Offset-1)
+		if strings.HasPrefix(e.reason, "unexpected end") || strings.HasPrefix(e.reason, "invalid character ' '") && body[e.offset] != ' ' {
+			e.reason, e.offset = "unexpected end of JSON input", int64(len(body))
 		}
 	}
 	before := body[:e.offset]

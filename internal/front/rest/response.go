@@ -17,18 +17,19 @@ var contentTypes = map[serving.Format][]string{
 	serving.Bytes: {"application/octet-stream"},
 }
 
-// respond writes a model's answer.
-func respond(w http.ResponseWriter, id string, r *serving.Response) int {
-	h := w.Header()
-	h["X-Request-Id"] = []string{id}
+// respond writes the model's answer.
+func (x *exchange) respond(w http.ResponseWriter) int {
+	r, h := &x.call.Response, w.Header()
+	x.set(h, "X-Request-Id", x.request.ID)
 	status := http.StatusOK
 	if r.Format == serving.Full {
-		status = setFull(h, r)
+		status = statusOf(r)
+		problem.AddHeader(h, r.Header)
 	} else {
 		h["Content-Type"] = contentTypes[r.Format]
 	}
 	if allowsBody(status) {
-		h["Content-Length"] = []string{strconv.Itoa(len(r.Body))}
+		x.set(h, "Content-Length", strconv.Itoa(len(r.Body)))
 	}
 	if status != http.StatusOK {
 		w.WriteHeader(status)
@@ -39,18 +40,12 @@ func respond(w http.ResponseWriter, id string, r *serving.Response) int {
 	return status
 }
 
-// setFull sets the headers that a model chose, less those that are not its
-// matter, and returns the status.
-func setFull(h http.Header, r *serving.Response) int {
-	for name, values := range r.Header {
-		if problem.Settable(name, values) {
-			h[http.CanonicalHeaderKey(name)] = values
-		}
-	}
-	if r.Status == 0 {
+// statusOf returns the status of a Full answer, if it is that of an answer.
+func statusOf(r *serving.Response) int {
+	switch {
+	case r.Status == 0:
 		return http.StatusOK
-	}
-	if r.Status < 200 || r.Status > 599 {
+	case r.Status < 200 || r.Status > 599:
 		return http.StatusInternalServerError
 	}
 	return r.Status
