@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"sync"
 	"time"
 )
@@ -93,18 +94,17 @@ func (l *Lines) Tail(backend string, n int) []Line {
 	return l.tail(backend, n)
 }
 
+// tail looks from the newest line back, so that it holds up the writers only as
+// long as it must. mu is held.
 func (l *Lines) tail(backend string, n int) []Line {
-	oldest := 0
-	if len(l.kept) == keptLines {
-		oldest = l.next
-	}
 	var lines []Line
-	for i := range l.kept {
-		if line := l.kept[(oldest+i)%len(l.kept)]; backend == "" || line.Backend == backend {
+	for i := 1; i <= len(l.kept) && len(lines) < n; i++ {
+		if line := l.kept[(l.next-i+keptLines)%keptLines]; backend == "" || line.Backend == backend {
 			lines = append(lines, line)
 		}
 	}
-	return lines[max(0, len(lines)-n):]
+	slices.Reverse(lines)
+	return lines
 }
 
 // Follow implements the admin API's Logs.

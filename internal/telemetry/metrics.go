@@ -3,6 +3,7 @@ package telemetry
 import (
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,8 +63,12 @@ func (m *Metrics) Handler() http.Handler {
 
 // Observer returns where a backend's queries and batches are measured.
 func (m *Metrics) Observer(backend string) serving.Observer {
+	backend = label(backend)
 	return observer{m.queued.WithLabelValues(backend), m.computed.WithLabelValues(backend), m.sizes.WithLabelValues(backend)}
 }
+
+// label returns a name as Prometheus takes it.
+func label(name string) string { return strings.ToValidUTF8(name, "\uFFFD") }
 
 // observer is the histograms of one backend.
 type observer struct{ queued, computed, sizes prometheus.Observer }
@@ -89,6 +94,7 @@ type Route struct {
 // Route returns where an endpoint's requests are measured; the empty name is
 // for requests that no endpoint has the route of.
 func (m *Metrics) Route(endpoint string) *Route {
+	endpoint = label(endpoint)
 	return &Route{metrics: m, endpoint: endpoint, duration: m.duration.WithLabelValues(endpoint)}
 }
 
@@ -152,11 +158,12 @@ func (deployed) Describe(chan<- *prometheus.Desc) {}
 // Collect implements prometheus.Collector.
 func (d deployed) Collect(out chan<- prometheus.Metric) {
 	for _, b := range d.registry.BackendStatuses() {
+		name := label(b.Name)
 		count := func(desc *prometheus.Desc, n uint64, labels ...string) {
-			out <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), append([]string{b.Name}, labels...)...)
+			out <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), append([]string{name}, labels...)...)
 		}
 		gauge := func(desc *prometheus.Desc, n int, labels ...string) {
-			out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), append([]string{b.Name}, labels...)...)
+			out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), append([]string{name}, labels...)...)
 		}
 		count(admitted, b.Stats.Admitted)
 		count(answered, b.Stats.Answered)
@@ -173,9 +180,11 @@ func (d deployed) Collect(out chan<- prometheus.Metric) {
 			states[r.State]++
 			deaths += r.Restarts
 		}
-		for state, n := range states {
-			gauge(replicas, n, string(state))
+		for _, state := range allStates { // those with none too: an alert needs a 0 to begin from
+			gauge(replicas, states[state], string(state))
 		}
 		count(restarts, uint64(deaths))
 	}
 }
+
+var allStates = []serving.State{serving.StateStarting, serving.StateReady, serving.StateFailed, serving.StateDraining, serving.StateStopped}
