@@ -40,7 +40,7 @@ func TestAStopFinishesWhatWasAcceptedAndRefusesTheRest(t *testing.T) {
 			}
 			stopped := make(chan error, 1)
 			go func() { stopped <- s.stop() }()
-			for s.draining.Load() == false || s.listens() {
+			for !s.draining.Load() || s.listens() {
 				time.Sleep(time.Millisecond) // until the stop has begun
 			}
 			if protocol == "HTTP/1" {
@@ -151,13 +151,11 @@ func TestAStopThatTakesTooLongSaysSo(t *testing.T) {
 }
 
 func TestAListenerThatFailsEndsServe(t *testing.T) {
-	b := newFake("m", nil)
 	front := New(serving.NewRegistry(), Options{})
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = b
 	conn, err := net.Dial("tcp", listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
