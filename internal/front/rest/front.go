@@ -100,10 +100,24 @@ func (f *Front) Serve(ctx context.Context, listener net.Listener) error {
 	f.draining.Store(true)
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.opts.ShutdownTimeout)
 	defer cancel()
-	err := server.Shutdown(grace)
+	err := shutdown(grace, server)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("not all requests were answered within %v: %w", f.opts.ShutdownTimeout, err), server.Close())
 	}
 	<-served //nolint:errcheck // says only that the server was closed
 	return err
+}
+
+// shutdown does what [http.Server.Shutdown] does, again and again: an HTTP/2
+// connection that was being set up at the time would never be told to end
+// (https://go.dev/issue/81153).
+func shutdown(ctx context.Context, server *http.Server) error {
+	for {
+		round, cancel := context.WithTimeout(ctx, 250*time.Millisecond)
+		err := server.Shutdown(round)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return err
+		}
+	}
 }

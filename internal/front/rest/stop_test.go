@@ -179,3 +179,24 @@ func TestAListenerThatFailsEndsServe(t *testing.T) {
 		t.Errorf("the connection was left open: %v", err)
 	}
 }
+
+// Such a connection is told to end, too, and does not hold up the stop.
+func TestAStopDuringTheHandshakeOfHTTP2(t *testing.T) {
+	b := newFake("m", nil)
+	s := serve(t, Options{}, b)
+	asking, _ := s.dial()
+	s.write(asking, "GET /m HTTP/1.1\r\nHost: h\r\n\r\n")
+	c := next(t, "the call", b.held)
+	late, _ := s.dial()
+	s.write(late, "PRI * HTTP/2.0\r\n")
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.stop() }()
+	for s.listens() {
+		time.Sleep(time.Millisecond) // until the stop has begun
+	}
+	s.write(late, "\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00") // and empty settings
+	b.respond(c, text("x"))
+	if err := next(t, "the stop", stopped); err != nil {
+		t.Error(err)
+	}
+}
