@@ -47,6 +47,9 @@ type Request struct {
 	Method string
 	// Target is the path and query as the client sent them.
 	Target string
+	// Host is what the client asked for in the header of that name, which
+	// net/http keeps apart from Header.
+	Host   string
 	Header http.Header
 	// Body must not be changed once the call was submitted.
 	Body []byte

@@ -45,7 +45,7 @@ type Endpoint struct {
 	Name    string
 	Route   string
 	Methods []string
-	Allow   string // Methods, as the Allow header wants them
+	Allow   string // what Takes takes, as the Allow header wants it
 	Example *Example
 
 	registry *Registry
@@ -64,6 +64,14 @@ type share struct {
 // that takes GET takes HEAD too.
 func (e *Endpoint) Takes(method string) bool {
 	return slices.Contains(e.Methods, method) || (method == http.MethodHead && slices.Contains(e.Methods, http.MethodGet))
+}
+
+// allow lists the methods that a route takes.
+func allow(methods []string) string {
+	if slices.Contains(methods, http.MethodGet) && !slices.Contains(methods, http.MethodHead) {
+		methods = slices.Sorted(slices.Values(append([]string{http.MethodHead}, methods...)))
+	}
+	return strings.Join(methods, ", ")
 }
 
 // Backends returns the backends that get traffic.

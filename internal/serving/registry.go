@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/agnivade/levenshtein"
 )
@@ -48,8 +50,8 @@ type Build func(ctx context.Context) (Backend, error)
 // takes over its traffic and the old one finishes what it accepted. If the
 // build fails, nothing changes. Deploys of one name follow each other.
 func (r *Registry) Deploy(ctx context.Context, name string, replace bool, build Build) (Backend, error) {
-	if name == "" {
-		return nil, Errorf(InvalidArgument, "a backend needs a name")
+	if err := checkName("backend", name); err != nil {
+		return nil, err
 	}
 	defer r.deploying.lock(name)()
 	if _, exists := r.table.Load().backends[name]; exists && !replace {
@@ -144,8 +146,8 @@ func (r *Registry) Reconfigure(ctx context.Context, name string, change func(Con
 // CreateEndpoint makes an endpoint. The same endpoint again is no error and
 // reports false.
 func (r *Registry) CreateEndpoint(name string, spec EndpointSpec) (created bool, err error) {
-	if name == "" {
-		return false, Errorf(InvalidArgument, "an endpoint needs a name")
+	if err := checkName("endpoint", name); err != nil {
+		return false, err
 	}
 	if err := spec.Check(); err != nil {
 		return false, err
@@ -159,14 +161,14 @@ func (r *Registry) CreateEndpoint(name string, spec EndpointSpec) (created bool,
 			if old.Route == spec.Route && slices.Equal(old.Methods, spec.Methods) {
 				return nil
 			}
-			return Errorf(AlreadyExists, "endpoint %q exists already, with route %q and methods %s", name, old.Route, old.Allow)
+			return Errorf(AlreadyExists, "endpoint %q exists already, with route %q and methods %s", name, old.Route, strings.Join(old.Methods, ", "))
 		}
 		if other, ok := t.routes[spec.Route]; ok && spec.Route != "" {
 			return Errorf(AlreadyExists, "route %q belongs to endpoint %q already", spec.Route, other.Name)
 		}
 		created = true
 		t.set(&Endpoint{
-			Name: name, Route: spec.Route, Methods: spec.Methods, Allow: strings.Join(spec.Methods, ", "),
+			Name: name, Route: spec.Route, Methods: spec.Methods, Allow: allow(spec.Methods),
 			Example: spec.Example, registry: r, traffic: traffic,
 		})
 		return nil
@@ -317,6 +319,23 @@ func (t *table) set(e *Endpoint) {
 	if e.Route != "" {
 		t.routes[e.Route] = e
 	}
+}
+
+// maxName is the longest name of a backend or an endpoint, in bytes.
+const maxName = 256
+
+// checkName refuses names that logs, metrics and URLs could not show.
+func checkName(of, name string) error {
+	unprintable := func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
+	switch {
+	case name == "":
+		return Errorf(InvalidArgument, "the %s needs a name", of)
+	case len(name) > maxName:
+		return Errorf(InvalidArgument, "the %s's name has %d bytes, at most %d are allowed", of, len(name), maxName)
+	case strings.ContainsFunc(name, unprintable):
+		return Errorf(InvalidArgument, "the %s's name %q has characters that cannot be shown", of, name)
+	}
+	return nil
 }
 
 func backendNotFound(name string, backends map[string]Backend) error {

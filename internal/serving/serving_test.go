@@ -141,6 +141,15 @@ func TestNamesAreUniqueAndMistakesAreExplained(t *testing.T) {
 	}
 	_, err = ask(r, "addr", "q", "")
 	wantCode(t, err, serving.EndpointNotFound)
+	for _, name := range []string{"", "a\nb", "a\xffb", strings.Repeat("x", 257)} {
+		_, err := r.Deploy(t.Context(), name, false, says("").build(name, serving.Config{}))
+		wantCode(t, err, serving.InvalidArgument)
+		_, err = r.CreateEndpoint(name, serving.EndpointSpec{Backend: "adder:v1"})
+		wantCode(t, err, serving.InvalidArgument)
+	}
+	if e, _ := r.Endpoint("adder"); e.Allow != "GET, HEAD" || !e.Takes("HEAD") || e.Takes("POST") {
+		t.Errorf("a GET route allows %q", e.Allow)
+	}
 	for _, spec := range []serving.EndpointSpec{
 		{Backend: "adder:v1", Route: "no-slash"}, {Backend: "adder:v1", Route: "/-/x"}, {Backend: "adder:v1", Route: "/a?b"},
 		{Backend: "adder:v1", Route: "/x", Methods: []string{"FETCH"}},

@@ -177,7 +177,7 @@ func (f *Front) query(w http.ResponseWriter, r *http.Request, id string, e *serv
 
 // fill makes a call of a request.
 func (x *exchange) fill(r *http.Request, id string, body []byte) {
-	x.query = &query{request: serving.Request{ID: id, Method: r.Method, Target: r.RequestURI, Header: r.Header, Body: body}}
+	x.query = &query{request: serving.Request{ID: id, Method: r.Method, Target: r.RequestURI, Host: r.Host, Header: r.Header, Body: body}}
 	if !strings.HasPrefix(r.RequestURI, "/") { // as clients write it to a proxy
 		x.request.Target = r.URL.RequestURI()
 	}

@@ -125,6 +125,9 @@ func appendWebHead(buf []byte, r *serving.Request) []byte {
 	buf = append(buf, '\n')
 	buf = append(buf, r.ID...)
 	buf = append(buf, '\n')
+	if r.Host != "" {
+		buf = append(append(append(buf, "Host: "...), r.Host...), '\n')
+	}
 	for name, values := range r.Header {
 		for _, value := range values {
 			buf = append(buf, name...)

@@ -155,10 +155,11 @@ func TestAClassIsConstructedWithItsArgumentsAndItsMethodsAreCallable(t *testing.
 func TestRequestsArriveWhole(t *testing.T) {
 	b := mustDeploy(t, "describe", serving.Config{})
 	c := web("/some/path?x=1")
+	c.Request.Host = "models.example"
 	c.Request.Header = http.Header{"X-Thing": {"a thing"}, "Content-Type": {"application/json"}}
 	c.Request.Body = []byte(`{"k":[1,2]}`)
 	got := submit(t, b, c)()
-	want := `{"method":"GET","path":"/some/path","id":"id-1","header":"a thing","json":{"k":[1,2]}}`
+	want := `{"method":"GET","path":"/some/path","id":"id-1","header":"a thing","host":"models.example","json":{"k":[1,2]}}`
 	if got.Err != nil || strings.ReplaceAll(string(got.Response.Body), " ", "") != strings.ReplaceAll(want, " ", "") {
 		t.Errorf("got %s, %v", got.Response.Body, got.Err)
 	}

@@ -45,7 +45,14 @@ def echo(requests):
 @serve.accept_batch
 def describe(requests):
     return [
-        {"method": r.method, "path": r.path, "id": r.id, "header": r.headers.get("X-Thing"), "json": r.json}
+        {
+            "method": r.method,
+            "path": r.path,
+            "id": r.id,
+            "header": r.headers.get("X-Thing"),
+            "host": r.headers.get("host"),
+            "json": r.json,
+        }
         for r in requests
     ]
 
