@@ -95,7 +95,7 @@ func (r *Registry) Delete(ctx context.Context, name string) error {
 	defer r.deploying.lock(name)()
 	var old Backend
 	err := r.change(func(t *table) error {
-		for _, e := range t.endpoints {
+		for _, e := range sorted(t.endpoints) {
 			if e.uses(name) {
 				return Errorf(InUse, "backend %q is used by endpoint %q; move its traffic and shadow traffic away first", name, e.Name)
 			}
