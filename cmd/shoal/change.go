@@ -9,10 +9,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shoalserve/shoal/internal/front/admin"
+	"github.com/shoalserve/shoal/internal/serving"
 )
 
 func newTraffic(t *target) *cobra.Command {
-	group := &cobra.Command{Use: "traffic", Short: "Split an endpoint's traffic over backends", Args: args(cobra.NoArgs), RunE: showHelp}
 	set := &cobra.Command{
 		Use:   "set ENDPOINT BACKEND=WEIGHT ...",
 		Short: "Set the weights, which sum to 1",
@@ -20,7 +20,8 @@ func newTraffic(t *target) *cobra.Command {
 
   shoal traffic set adder adder:v1=0.9 adder:v2=0.1     a canary
   shoal traffic set adder adder:v2=1                    all of it`,
-		Args: args(cobra.MinimumNArgs(2)),
+		Args:              args(cobra.MinimumNArgs(2)),
+		ValidArgsFunction: t.complete(endpointNames),
 		RunE: func(c *cobra.Command, given []string) error {
 			weights, err := parseWeights(given[1:])
 			if err != nil {
@@ -38,7 +39,8 @@ func newTraffic(t *target) *cobra.Command {
 
   shoal traffic shadow adder adder:v2=0.1
   shoal traffic shadow adder adder:v2=0                 stop it`,
-		Args: args(cobra.ExactArgs(2)),
+		Args:              args(cobra.ExactArgs(2)),
+		ValidArgsFunction: t.complete(endpointNames),
 		RunE: func(c *cobra.Command, given []string) error {
 			weights, err := parseWeights(given[1:])
 			if err != nil {
@@ -52,12 +54,10 @@ func newTraffic(t *target) *cobra.Command {
 			})
 		},
 	}
-	group.AddCommand(set, shadow)
-	return group
+	return group("traffic", "Split an endpoint's traffic over backends", set, shadow)
 }
 
 func newBackend(t *target) *cobra.Command {
-	group := &cobra.Command{Use: "backend", Short: "Change or delete a backend", Args: args(cobra.NoArgs), RunE: showHelp}
 	update := &cobra.Command{
 		Use:   "update NAME KEY=VALUE ...",
 		Short: "Change a backend's config while it serves",
@@ -66,7 +66,8 @@ a query.
 
   shoal backend update adder:v1 max_batch_size=64 batch_wait_timeout=2ms
   shoal backend update adder:v1 num_replicas=2`,
-		Args: args(cobra.MinimumNArgs(2)),
+		Args:              args(cobra.MinimumNArgs(2)),
+		ValidArgsFunction: t.complete(backendNames),
 		RunE: func(c *cobra.Command, given []string) error {
 			pairs, err := parsePairs(given[1:])
 			if err != nil {
@@ -84,31 +85,45 @@ a query.
 	remove := &cobra.Command{
 		Use:   "delete NAME",
 		Short: "Delete a backend that no endpoint uses",
-		Args:  args(cobra.ExactArgs(1)),
+		Long: `Delete a backend. What it accepted is answered first. One that an endpoint uses is
+refused: move its traffic away before.
+
+  shoal traffic set adder adder:v2=1
+  shoal backend delete adder:v1`,
+		Args:              args(cobra.ExactArgs(1)),
+		ValidArgsFunction: t.complete(backendNames),
 		RunE: func(c *cobra.Command, given []string) error {
-			return t.change(c, func(client *admin.Client) (any, error) { return nil, client.DeleteBackend(c.Context(), given[0]) })
+			return t.change(c, func(client *admin.Client) (any, error) {
+				return deleted{given[0]}, client.DeleteBackend(c.Context(), given[0])
+			})
 		},
 	}
-	group.AddCommand(update, remove)
-	return group
+	return group("backend", "Change or delete a backend", update, remove)
 }
 
 func newEndpoint(t *target) *cobra.Command {
-	group := &cobra.Command{Use: "endpoint", Short: "Delete an endpoint", Args: args(cobra.NoArgs), RunE: showHelp}
-	group.AddCommand(&cobra.Command{
+	return group("endpoint", "Delete an endpoint", &cobra.Command{
 		Use:   "delete NAME",
 		Short: "Delete an endpoint and leave its backends alone",
-		Args:  args(cobra.ExactArgs(1)),
+		Long: `Delete an endpoint: its route answers 404 from then on. Its backends stay.
+
+  shoal endpoint delete adder`,
+		Args:              args(cobra.ExactArgs(1)),
+		ValidArgsFunction: t.complete(endpointNames),
 		RunE: func(c *cobra.Command, given []string) error {
-			return t.change(c, func(client *admin.Client) (any, error) { return nil, client.DeleteEndpoint(c.Context(), given[0]) })
+			return t.change(c, func(client *admin.Client) (any, error) {
+				return deleted{given[0]}, client.DeleteEndpoint(c.Context(), given[0])
+			})
 		},
 	})
-	return group
 }
 
-func showHelp(c *cobra.Command, _ []string) error { return c.Help() }
+// deleted is what came of a delete.
+type deleted struct {
+	Deleted string `json:"deleted"`
+}
 
-// change makes a change on the server; programs are shown what came of it.
+// change makes a change on the server and shows what came of it.
 func (t *target) change(c *cobra.Command, do func(*admin.Client) (any, error)) error {
 	client, err := t.dial()
 	if err != nil {
@@ -116,10 +131,35 @@ func (t *target) change(c *cobra.Command, do func(*admin.Client) (any, error)) e
 	}
 	defer client.Close()
 	result, err := do(client)
-	if err != nil || !t.json || result == nil {
-		return err
+	if err != nil {
+		return withTraceback(err)
 	}
-	return writeJSON(c.OutOrStdout(), result)
+	if t.json {
+		return writeJSON(c.OutOrStdout(), result)
+	}
+	_, err = fmt.Fprintln(c.OutOrStdout(), inWords(result))
+	return err
+}
+
+// inWords says what came of a change in a line.
+func inWords(result any) string {
+	switch r := result.(type) {
+	case serving.EndpointStatus:
+		line := fmt.Sprintf("%s: traffic %s", r.Name, shares(r.Traffic))
+		if len(r.Shadows) > 0 {
+			line += ", shadow " + shares(r.Shadows)
+		}
+		return line
+	case serving.BackendStatus:
+		config, err := json.Marshal(r.Config)
+		if err != nil { // which it always can be
+			panic(err)
+		}
+		return fmt.Sprintf("%s: %s, config %s", r.Name, r.State, config)
+	case deleted:
+		return fmt.Sprintf("%s: deleted", r.Deleted)
+	}
+	return fmt.Sprint(result)
 }
 
 // parseWeights reads BACKEND=WEIGHT arguments.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -10,12 +11,15 @@ import (
 	"github.com/shoalserve/shoal/internal/config"
 )
 
-func newConfig() *cobra.Command {
-	group := &cobra.Command{Use: "config", Short: "Check a config file, or print its schema", Args: args(cobra.NoArgs), RunE: showHelp}
-	group.AddCommand(&cobra.Command{
+func newConfig(t *target) *cobra.Command {
+	return group("config", "Check a config file, or print its schema", &cobra.Command{
 		Use:   "schema",
 		Short: "Print the JSON Schema of config files, for editors",
-		Args:  args(cobra.NoArgs),
+		Long: `Print the JSON Schema of config files. Editors complete and check with it; begin the file
+with the line "# yaml-language-server: $schema=shoal.schema.json".
+
+  shoal config schema > shoal.schema.json`,
+		Args: args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			_, err := c.OutOrStdout().Write(config.Schema)
 			return err
@@ -23,17 +27,45 @@ func newConfig() *cobra.Command {
 	}, &cobra.Command{
 		Use:   "check FILE",
 		Short: "Say what is wrong with a config file, by line and column",
-		Args:  args(cobra.ExactArgs(1)),
+		Long: `Read a config file as "shoal serve" would, and say all that is wrong with it at once.
+
+  shoal config check shoal.yaml
+  shoal config check shoal.yaml --json | jq '.errors[].line'`,
+		Args: args(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, given []string) error {
 			file, err := config.Load(given[0])
-			if err != nil {
+			wrong, understood := errors.AsType[config.Errors](err)
+			if err != nil && !(understood && t.json) {
 				return err
 			}
-			fmt.Fprintf(c.OutOrStdout(), "%s: %d backends, %d endpoints\n", given[0], len(file.Backends), len(file.Endpoints))
-			return nil
+			if t.json {
+				return errors.Join(writeJSON(c.OutOrStdout(), checkOf(wrong)), err)
+			}
+			_, err = fmt.Fprintf(c.OutOrStdout(), "%s: %s, %s\n", given[0],
+				count(len(file.Backends), "backend"), count(len(file.Endpoints), "endpoint"))
+			return err
 		},
 	})
-	return group
+}
+
+// check is what programs are told of a config file.
+type check struct {
+	OK     bool          `json:"ok"`
+	Errors config.Errors `json:"errors"`
+}
+
+func checkOf(wrong config.Errors) check {
+	if wrong == nil {
+		wrong = config.Errors{}
+	}
+	return check{OK: len(wrong) == 0, Errors: wrong}
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // release is set by the linker.
@@ -50,6 +82,18 @@ func version() string {
 	return "devel"
 }
 
+// commit is the revision that was built, as far as the build knows it.
+func commit() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value
+			}
+		}
+	}
+	return ""
+}
+
 func newVersion(t *target) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
@@ -57,18 +101,16 @@ func newVersion(t *target) *cobra.Command {
 		Args:  args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			facts := map[string]string{"version": version(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH}
-			if info, ok := debug.ReadBuildInfo(); ok {
-				for _, s := range info.Settings {
-					if s.Key == "vcs.revision" {
-						facts["commit"] = s.Value
-					}
-				}
+			built := facts["go"] + ", " + facts["platform"]
+			if revision := commit(); revision != "" {
+				facts["commit"] = revision
+				built = "commit " + revision + ", " + built
 			}
 			if t.json {
 				return writeJSON(c.OutOrStdout(), facts)
 			}
-			fmt.Fprintf(c.OutOrStdout(), "shoal %s (%s, %s)\n", facts["version"], facts["go"], facts["platform"])
-			return nil
+			_, err := fmt.Fprintf(c.OutOrStdout(), "shoal %s (%s)\n", facts["version"], built)
+			return err
 		},
 	}
 }

@@ -23,7 +23,8 @@ func newLogs(t *target) *cobra.Command {
 
   shoal logs                   of all backends
   shoal logs adder:v1 -f       of one, and each new line`,
-		Args: args(cobra.MaximumNArgs(1)),
+		Args:              args(cobra.MaximumNArgs(1)),
+		ValidArgsFunction: t.complete(backendNames),
 		RunE: func(c *cobra.Command, given []string) error {
 			backend := ""
 			if len(given) == 1 {

@@ -8,10 +8,11 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/shoalserve/shoal/internal/config"
 )
 
 // Exit statuses.
@@ -43,7 +44,9 @@ func run() int {
 	if err == nil {
 		return 0
 	}
-	if _, ok := errors.AsType[*reportedError](err); !ok {
+	if wrong, ok := errors.AsType[config.Errors](err); ok {
+		fmt.Fprintln(os.Stderr, wrong) // each line begins with its place, for editors
+	} else {
 		fmt.Fprintln(os.Stderr, "shoal:", err)
 	}
 	if _, ok := errors.AsType[*usageError](err); ok {
@@ -51,18 +54,6 @@ func run() int {
 	}
 	return failure
 }
-
-// usageError is a mistake in how the command was called.
-type usageError struct{ err error }
-
-func (e *usageError) Error() string { return e.err.Error() }
-
-func (e *usageError) Unwrap() error { return e.err }
-
-// reportedError is an error that the user has been shown already.
-type reportedError struct{ err error }
-
-func (e *reportedError) Error() string { return e.err.Error() }
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
@@ -79,38 +70,13 @@ free it takes every query that waits, up to max_batch_size, in one call.
 		Args: known,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return &usageError{fmt.Errorf("%w; see %q", err, c.CommandPath()+" --help")}
-	})
+	root.SetFlagErrorFunc(flagError)
 	target := &target{}
 	flags := root.PersistentFlags()
 	flags.StringVar(&target.address, "server", os.Getenv("SHOAL_SERVER"), "admin `address` of the server: unix:/path or http://host:port (env SHOAL_SERVER)")
 	flags.StringVar(&target.token, "token", "", "bearer `token` for a server on TCP (env SHOAL_TOKEN)")
 	flags.BoolVar(&target.json, "json", false, "write JSON for programs")
 	root.AddCommand(newServe(target), newStatus(target), newQuery(target), newLogs(target), newTraffic(target),
-		newBackend(target), newEndpoint(target), newConfig(), newVersion(target))
+		newBackend(target), newEndpoint(target), newConfig(target), newVersion(target))
 	return root
-}
-
-// known refuses a word that is no command, and names those that are near.
-func known(c *cobra.Command, given []string) error {
-	if len(given) == 0 {
-		return nil
-	}
-	err := fmt.Errorf("there is no command %q", given[0])
-	c.SuggestionsMinimumDistance = 2
-	if near := c.SuggestionsFor(given[0]); len(near) > 0 {
-		err = fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, " or "))
-	}
-	return &usageError{fmt.Errorf("%w; see %q", err, "shoal --help")}
-}
-
-// args makes cobra's judgement of positional arguments a usage error.
-func args(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(c *cobra.Command, given []string) error {
-		if err := check(c, given); err != nil {
-			return &usageError{fmt.Errorf("%w; usage: %s", err, c.UseLine())}
-		}
-		return nil
-	}
 }

@@ -28,7 +28,8 @@ first argument. Values that are JSON are taken as JSON, others as text.
   shoal query embed text="a school of fish" normalize=true
   shoal query classify --data @image.json
   echo '[1, 2, 3]' | shoal query sum --data -`,
-		Args: args(cobra.MinimumNArgs(1)),
+		Args:              args(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: t.complete(endpointNames),
 		RunE: func(c *cobra.Command, given []string) error {
 			spec := admin.QuerySpec{Timeout: serving.Duration(timeout)}
 			var err error

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,17 +9,14 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"path/filepath"
-	"slices"
+	"os/signal"
 	"strings"
+	"sync"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
-	"github.com/shoalserve/shoal/internal/config"
-	"github.com/shoalserve/shoal/internal/runtime/python"
 	"github.com/shoalserve/shoal/internal/server"
-	"github.com/shoalserve/shoal/internal/serving"
-	"github.com/shoalserve/shoal/internal/telemetry"
 )
 
 // serveFlags are the flags of "shoal serve".
@@ -30,8 +26,9 @@ type serveFlags struct {
 	logLevel                            slog.Level
 	embedded, detached                  bool
 
+	report bool // to a program, on standard output
+
 	// For FILE.py:NAME.
-	model   map[string]string // config keys that were given
 	route   string
 	methods []string
 }
@@ -50,10 +47,12 @@ what a config file describes. Without an argument it starts empty; deploy to it 
                                                    or serves every @serve.accept_batch in it
   shoal serve shoal.yaml                           see "shoal config schema"
 
-It stops on SIGINT or SIGTERM: new queries are refused, accepted ones are finished.`,
-		Args: args(cobra.MaximumNArgs(1)),
+It stops on SIGINT or SIGTERM: new queries are refused, accepted ones are finished. A
+second signal does not wait for them. With --json it says on standard output when it is
+ready, and where, in one line.`,
+		Args:              args(cobra.MaximumNArgs(1)),
+		ValidArgsFunction: cobra.FixedCompletions([]string{"py", "yaml", "yml"}, cobra.ShellCompDirectiveFilterFileExt),
 		RunE: func(c *cobra.Command, given []string) error {
-			f.model = modelConfig(c)
 			return f.run(c, t, given)
 		},
 	}
@@ -76,65 +75,27 @@ It stops on SIGINT or SIGTERM: new queries are refused, accepted ones are finish
 	return c
 }
 
-// modelFlags are the flags that are config keys of the served model.
-var modelFlags = []string{"max-batch-size", "batch-wait-timeout", "num-replicas"}
-
-// modelConfig returns the config keys whose flags were given.
-func modelConfig(c *cobra.Command) map[string]string {
-	given := make(map[string]string)
-	for _, name := range modelFlags {
-		if flag := c.Flags().Lookup(name); flag.Changed {
-			given[strings.ReplaceAll(name, "-", "_")] = flag.Value.String()
-		}
-	}
-	return given
-}
-
-// source is what the argument of "shoal serve" names.
-type source struct {
-	file   *config.File // a config file
-	script string       // a Python file
-	object string       // a name in it; empty for what the script deploys itself
-}
-
-func parseSource(given []string) (source, error) {
-	if len(given) == 0 {
-		return source{}, nil
-	}
-	path, object, named := strings.Cut(given[0], ".py:")
-	switch {
-	case named && object == "":
-		return source{}, &usageError{fmt.Errorf("%q names no function or class after the colon", given[0])}
-	case named:
-		return source{script: path + ".py", object: object}, nil
-	case strings.HasSuffix(path, ".py"):
-		return source{script: path}, nil
-	case strings.HasSuffix(path, ".yaml"), strings.HasSuffix(path, ".yml"):
-		file, err := config.Load(path)
-		return source{file: file}, err
-	}
-	return source{}, &usageError{fmt.Errorf("%q is neither a Python file (app.py, app.py:name) nor a config file (shoal.yaml)", given[0])}
-}
-
+// run serves, and tells a program that waits for it why it could not.
 func (f *serveFlags) run(c *cobra.Command, t *target, given []string) error {
-	err := f.serve(c, t, given)
-	if err != nil && f.embedded {
-		_ = json.NewEncoder(c.OutOrStdout()).Encode(map[string]any{"ready": false, "error": err.Error()})
+	f.report = f.embedded || t.json
+	announced, err := f.serve(c, t, given)
+	if err != nil && f.report && !announced {
+		err = errors.Join(err, json.NewEncoder(c.OutOrStdout()).Encode(notReady{Error: err.Error()}))
 	}
 	return err
 }
 
-func (f *serveFlags) serve(c *cobra.Command, t *target, given []string) error {
+func (f *serveFlags) serve(c *cobra.Command, t *target, given []string) (announced bool, err error) {
 	from, err := parseSource(given)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if len(f.model) > 0 && from.object == "" {
-		return &usageError{errors.New("--max-batch-size, --batch-wait-timeout and --num-replicas are for FILE.py:NAME; elsewhere the config says it")}
+	if flags := givenModelFlags(c); len(flags) > 0 && from.object == "" {
+		return false, &usageError{fmt.Errorf("%s: only for FILE.py:NAME; elsewhere the file says it", strings.Join(flags, ", "))}
 	}
 	opts, err := f.options(c, t, from)
 	if err != nil {
-		return err
+		return false, err
 	}
 	ctx, cancel := context.WithCancel(c.Context())
 	defer cancel()
@@ -146,130 +107,74 @@ func (f *serveFlags) serve(c *cobra.Command, t *target, given []string) error {
 	}
 	s, err := server.New(opts)
 	if err != nil {
-		return err
+		return false, err
 	}
+	defer abortOnSignal(ctx, s.Abort)()
 	ran := make(chan error, 1)
-	go func() { ran <- s.Run(ctx) }()
-	if err := f.deploy(ctx, s, from, opts.Logger, c.ErrOrStderr()); err != nil {
+	go func() { // ends with ctx, and is waited for below
+		defer cancel() // without a server there is no reason to deploy on
+		ran <- s.Run(ctx)
+	}()
+	if err := f.deploy(ctx, c, s, from, opts.Logger); err != nil {
+		if asked := ctx.Err() != nil; asked { // to stop, by whoever started it, or because Run failed
+			err = nil
+		}
 		cancel()
-		return errors.Join(err, <-ran)
+		return false, errors.Join(err, <-ran)
 	}
-	f.announce(c, s, opts.Logger)
+	if err := f.announce(c, s, opts.Logger); err != nil {
+		cancel()
+		return true, errors.Join(err, <-ran)
+	}
 	err = <-ran
 	opts.Logger.Info("stopped")
-	return err
+	return true, err
 }
 
-// options are the server's, from the config file with the flags on top.
-func (f *serveFlags) options(c *cobra.Command, t *target, from source) (server.Options, error) {
-	var opts server.Options
-	if from.file != nil {
-		opts = server.OptionsOf(from.file)
-		if f.logFormat == "" {
-			f.logFormat = from.file.Log.Format
+// abortOnSignal calls abort on the first signal after ctx has ended: whoever
+// asks a second time does not want to wait. A third one has its usual effect.
+func abortOnSignal(ctx context.Context, abort func()) (stop func()) {
+	ended := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-ended:
+			return
 		}
-		if !c.Flags().Changed("log-level") {
-			f.logLevel = from.file.Log.Level
+		signals := make(chan os.Signal, 1)
+		signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+		defer signal.Stop(signals)
+		select {
+		case <-signals:
+			abort()
+		case <-ended:
 		}
+	})
+	return func() {
+		close(ended)
+		watching.Wait()
 	}
-	if f.embedded && !f.detached {
-		// The log is part of a program's own output: say only what it must know.
-		f.logFormat = cmp.Or(f.logFormat, "text")
-		if !c.Flags().Changed("log-level") {
-			f.logLevel = slog.LevelWarn
-		}
-	}
-	for _, override := range []struct {
-		flag string
-		to   *string
-	}{{f.http, &opts.HTTPAddress}, {f.admin, &opts.AdminAddress}, {f.interpreter, &opts.Interpreter}, {t.token, &opts.Token}} {
-		if override.flag != "" {
-			*override.to = override.flag
-		}
-	}
-	if opts.HTTPAddress == "" {
-		opts.HTTPAddress = "127.0.0.1:8000"
-	}
-	if opts.AdminAddress == "" {
-		opts.AdminAddress = defaultAdmin(opts.HTTPAddress)
-	}
-	if f.tokenFile == "" && from.file != nil {
-		f.tokenFile = from.file.Admin.TokenFile
-	}
-	if opts.Interpreter == "" { // the console script of the Python package says whose it is
-		opts.Interpreter = os.Getenv("SHOAL_PYTHON")
-	}
-	if f.tokenFile != "" {
-		token, err := os.ReadFile(f.tokenFile)
-		if err != nil {
-			return opts, fmt.Errorf("reading the token: %w", err)
-		}
-		opts.Token = strings.TrimSpace(string(token))
-	}
-	opts.Version = version()
-	opts.Output = c.ErrOrStderr()
-	var err error
-	opts.Logger, err = telemetry.NewLogger(c.ErrOrStderr(), f.logFormat, f.logLevel)
-	if err != nil {
-		return opts, &usageError{err}
-	}
-	return opts, nil
 }
 
-// deploy deploys what the argument names.
-func (f *serveFlags) deploy(ctx context.Context, s *server.Server, from source, log *slog.Logger, stderr io.Writer) error {
-	switch {
-	case from.file != nil:
-		return s.Apply(ctx, from.file)
-	case from.object != "":
-		return f.deployObject(ctx, s, from)
-	case from.script != "":
-		log.Info("running", "file", from.script)
-		return s.RunScript(ctx, from.script, stderr)
-	}
-	return nil
+// ready and notReady are what a program is told, in one line.
+type ready struct {
+	Ready        bool   `json:"ready"`
+	HTTPAddress  string `json:"http_address"`
+	AdminAddress string `json:"admin_address"`
+	PID          int    `json:"pid"`
 }
 
-func (f *serveFlags) deployObject(ctx context.Context, s *server.Server, from source) error {
-	path, err := filepath.Abs(from.script)
-	if err != nil {
-		return fmt.Errorf("serving %s: %w", from.script, err)
-	}
-	raw := make(map[string]any)
-	for key, value := range f.model {
-		raw[key] = value
-		if json.Valid([]byte(value)) {
-			raw[key] = json.RawMessage(value)
-		}
-	}
-	patch, err := json.Marshal(raw)
-	if err != nil {
-		return fmt.Errorf("serving %s: %w", from.script, err)
-	}
-	config, err := serving.DecodeConfig(serving.Config{}, patch)
-	if err != nil {
-		return err
-	}
-	name := from.object
-	spec := python.Spec{Source: python.Source{Kind: "file", Path: path, Object: name}}
-	if err := s.Deploy(ctx, name, spec, config); err != nil {
-		return err
-	}
-	route := f.route
-	if route == "" {
-		route = "/" + name
-	}
-	_, err = s.Registry.CreateEndpoint(name, serving.EndpointSpec{Backend: name, Route: route, Methods: slices.Clone(f.methods)})
-	return err
+type notReady struct {
+	Ready bool   `json:"ready"`
+	Error string `json:"error"`
 }
 
 // announce says that the server is up: to a program, or to a person.
-func (f *serveFlags) announce(c *cobra.Command, s *server.Server, log *slog.Logger) {
-	if f.embedded {
-		_ = json.NewEncoder(c.OutOrStdout()).Encode(map[string]any{
-			"ready": true, "http_address": s.HTTPAddress(), "admin_address": s.AdminAddress(), "pid": os.Getpid(),
-		})
-		return
+func (f *serveFlags) announce(c *cobra.Command, s *server.Server, log *slog.Logger) error {
+	if f.report {
+		report := ready{Ready: true, HTTPAddress: s.HTTPAddress(), AdminAddress: s.AdminAddress(), PID: os.Getpid()}
+		return json.NewEncoder(c.OutOrStdout()).Encode(report)
 	}
 	log.Info("serving", "http", "http://"+s.HTTPAddress(), "admin", s.AdminAddress())
 	for _, e := range s.Registry.EndpointStatuses() {
@@ -277,4 +182,5 @@ func (f *serveFlags) announce(c *cobra.Command, s *server.Server, log *slog.Logg
 			log.Info("endpoint", "name", e.Name, "url", "http://"+s.HTTPAddress()+e.Route, "methods", e.Methods)
 		}
 	}
+	return nil
 }

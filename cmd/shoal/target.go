@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/shoalserve/shoal/internal/front/admin"
 )
@@ -57,15 +59,33 @@ func defaultAdmin(httpAddress string) string {
 	return "unix:" + filepath.Join(runtimeDir(), name)
 }
 
+// checkPrivate refuses a directory in which others could put a socket of theirs.
+func checkPrivate(dir string) error {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return fmt.Errorf("looking at the directory of sockets: %w", err)
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || info.Mode().Perm()&0o022 != 0 || (ok && int(owner.Uid) != os.Getuid()) {
+		return fmt.Errorf("%s must be a directory of yours that only you can write to; give --admin (serve) or --server with another place", dir)
+	}
+	return nil
+}
+
 // findServer returns the one socket in the runtime directory that answers.
 func findServer() (string, error) {
 	sockets, err := filepath.Glob(filepath.Join(runtimeDir(), "admin*.sock"))
 	if err != nil {
 		return "", fmt.Errorf("looking for servers: %w", err)
 	}
+	if len(sockets) > 0 {
+		if err := checkPrivate(runtimeDir()); err != nil {
+			return "", err
+		}
+	}
 	var alive []string
 	for _, path := range sockets {
-		if conn, err := net.Dial("unix", path); err == nil {
+		if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
 			conn.Close()
 			alive = append(alive, "unix:"+path)
 		}

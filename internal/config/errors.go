@@ -9,9 +9,10 @@ import (
 
 // Error is one thing that is wrong with a config file.
 type Error struct {
-	File         string
-	Line, Column int // from 1
-	Message      string
+	File    string `json:"file"`
+	Line    int    `json:"line"`   // from 1
+	Column  int    `json:"column"` // from 1, in characters
+	Message string `json:"message"`
 }
 
 func (e *Error) Error() string {
