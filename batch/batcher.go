@@ -73,6 +73,7 @@ type Batcher[In, Out any] struct {
 	waiting  queue[In, Out]
 	replicas []*Replica[In, Out]
 	free     int // free slots over all replicas
+	ahead    int // batches that busy replicas would take ahead
 	batches  uint64
 	hold     Timer     // wakes the queue when the earliest hold ends; nil when none is set
 	holdEnds time.Time // when that is

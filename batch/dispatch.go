@@ -11,6 +11,7 @@ import (
 type work[In, Out any] struct {
 	first   *Batch[In, Out] // most changes start one batch or none
 	more    []*Batch[In, Out]
+	recall  *Batch[In, Out] // to be asked for
 	dropped []*Query[In, Out]
 }
 
@@ -29,6 +30,9 @@ func (b *Batcher[In, Out]) do(w *work[In, Out]) {
 	for _, started := range w.more {
 		started.replica.run(started)
 	}
+	if w.recall != nil {
+		w.recall.replica.recall(w.recall)
+	}
 	if len(w.dropped) == 0 {
 		return
 	}
@@ -41,7 +45,7 @@ func (b *Batcher[In, Out]) do(w *work[In, Out]) {
 // dispatchArrival starts what the arrival of a query in g makes ready. It
 // spares the search of [queue.next] when the query is merely held back.
 func (b *Batcher[In, Out]) dispatchArrival(g *group[In, Out], now time.Time, w *work[In, Out]) {
-	if b.free == 0 {
+	if b.free == 0 && (b.ahead == 0 || g.cost < b.limits.MaxBatchSize) {
 		return
 	}
 	if b.limits.BatchWaitTimeout > 0 && !g.ready(now, b.limits) {
@@ -51,19 +55,23 @@ func (b *Batcher[In, Out]) dispatchArrival(g *group[In, Out], now time.Time, w *
 	b.dispatch(now, w)
 }
 
-// dispatch gives batches to free replicas until one or the other runs out.
-// mu is held.
+// dispatch gives batches to free replicas until one or the other runs out, and
+// full ones to busy replicas that take them ahead. mu is held.
 func (b *Batcher[In, Out]) dispatch(now time.Time, w *work[In, Out]) {
 	limits := b.limits
 	if b.draining {
 		limits.BatchWaitTimeout = 0
 	}
-	for b.free > 0 {
+	for b.free > 0 || b.ahead > 0 {
 		g, again := b.waiting.next(now, limits)
+		if b.free == 0 && (g == nil || g.cost < limits.MaxBatchSize) {
+			return
+		}
 		if g == nil {
 			if !again.IsZero() {
 				b.wakeBy(again, now)
 			}
+			w.recall = b.sentAhead()
 			return
 		}
 		if b.dropDead(g, w) {
@@ -103,21 +111,53 @@ func (b *Batcher[In, Out]) drop(q *Query[In, Out], err error, w *work[In, Out]) 
 	w.dropped = append(w.dropped, q)
 }
 
-// newBatch books a batch on the replica with most room. mu is held.
+// newBatch books a batch on the replica that suits it best. mu is held.
 func (b *Batcher[In, Out]) newBatch(queries []*Query[In, Out], reason Reason, now time.Time) *Batch[In, Out] {
-	replica := b.replicas[0]
-	for _, r := range b.replicas[1:] {
-		if r.free > replica.free {
-			replica = r
-		}
+	r := b.freest()
+	if b.free == 0 {
+		r = b.soonest()
 	}
-	replica.free--
-	b.free--
 	b.running += len(queries)
 	b.batches++
-	return &Batch[In, Out]{
-		ID: b.batches, Queries: queries, Origin: queries[0].Origin, Reason: reason, Left: now, replica: replica,
+	batch := &Batch[In, Out]{ID: b.batches, Queries: queries, Origin: queries[0].Origin, Reason: reason, Left: now, replica: r}
+	r.accept(batch, now)
+	return batch
+}
+
+// freest returns the replica with most free slots. mu is held.
+func (b *Batcher[In, Out]) freest() *Replica[In, Out] {
+	best := b.replicas[0]
+	for _, r := range b.replicas[1:] {
+		if r.free() > best.free() {
+			best = r
+		}
 	}
+	return best
+}
+
+// soonest returns the busy replica that takes a batch ahead and will probably
+// come to it first: the one that has computed longest. mu is held.
+func (b *Batcher[In, Out]) soonest() (best *Replica[In, Out]) {
+	for _, r := range b.replicas {
+		if r.room() > 0 && (best == nil || r.batches[0].started.Before(best.batches[0].started)) {
+			best = r
+		}
+	}
+	return best
+}
+
+// sentAhead returns a batch that waits at a busy replica and that nobody has
+// asked for yet; nil if there is none. mu is held.
+func (b *Batcher[In, Out]) sentAhead() *Batch[In, Out] {
+	for _, r := range b.replicas {
+		if len(r.batches) > r.slots {
+			if last := r.batches[len(r.batches)-1]; !last.asked {
+				last.asked = true
+				return last
+			}
+		}
+	}
+	return nil
 }
 
 // wakeBy makes sure that the queue is looked at again at the given moment,

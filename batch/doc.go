@@ -14,6 +14,8 @@
 //
 //   - Every admitted query is answered exactly once, with its own answer.
 //   - No replica is free while a query waits, unless a batch_wait_timeout holds it.
+//   - A replica that wants it has its next batch before it is free: one that is
+//     full, and that another replica may still get if it is free first.
 //   - A batch holds one origin and one key, and never more than the maximum. The
 //     group (origin and key) whose oldest query has waited longest leaves first,
 //     so none starves; within a group the order is that of arrival.

@@ -33,7 +33,48 @@ type start struct {
 	left   time.Time
 }
 
-type seat struct{ name, slots, free int }
+// seat is a replica: the batches it has, the first slots of them begun.
+type seat struct {
+	name, slots, ahead int
+	yields             bool // gives batches back when it is asked to
+	batches            []*load
+}
+
+// load is a batch that a replica has.
+type load struct {
+	asks  []*ask
+	begun time.Time
+	asked bool
+}
+
+func (s *seat) free() int { return max(0, s.slots-len(s.batches)) }
+
+func (s *seat) room() int { return s.slots + s.ahead - len(s.batches) }
+
+func (s *seat) put(asks []*ask, now time.Time) {
+	s.batches = append(s.batches, &load{asks: asks})
+	s.begin(now)
+}
+
+func (s *seat) begin(now time.Time) {
+	for _, l := range s.batches[:min(s.slots, len(s.batches))] {
+		if l.begun.IsZero() {
+			l.begun = now
+		}
+	}
+}
+
+// release takes the batch with the given members off the seat and says when it
+// had begun.
+func (s *seat) release(members string, now time.Time) (begun time.Time) {
+	i := slices.IndexFunc(s.batches, func(l *load) bool { return fmt.Sprint(ids(l.asks)) == members })
+	if begun = s.batches[i].begun; begun.IsZero() {
+		begun = now
+	}
+	s.batches = slices.Delete(s.batches, i, i+1)
+	s.begin(now)
+	return begun
+}
 
 // ask is one query: what it is, and what must become of it.
 type ask struct {
@@ -52,21 +93,54 @@ type ask struct {
 
 func (r *reference) dispatch() {
 	for {
-		s := r.freest()
 		i := slices.IndexFunc(r.groups(), r.ready)
-		if s == nil || i < 0 {
-			return
+		s := r.freest()
+		if i < 0 {
+			if s == nil || !r.recall() {
+				return
+			}
+			continue
 		}
 		group := r.groups()[i]
+		if s == nil {
+			if s = r.soonest(); s == nil || cost(group) < r.limits.MaxBatchSize {
+				return
+			}
+		}
 		if r.dropDead(group) {
 			continue
 		}
 		batch, reason := r.fill(group)
 		r.take(batch...)
-		s.free--
+		s.put(batch, r.now)
 		r.stats.Running += len(batch)
 		r.starts = append(r.starts, start{fmt.Sprint(ids(batch)), s, reason, r.now})
 	}
+}
+
+// recall asks for a batch that waits at a busy replica.
+func (r *reference) recall() bool {
+	for _, s := range r.seats {
+		if len(s.batches) <= s.slots {
+			continue
+		}
+		if last := s.batches[len(s.batches)-1]; !last.asked {
+			last.asked = true
+			if s.yields {
+				r.giveBack(s, last)
+			}
+			return s.yields
+		}
+	}
+	return false
+}
+
+// giveBack puts the queries of a batch back where they were.
+func (r *reference) giveBack(s *seat, l *load) {
+	s.release(fmt.Sprint(ids(l.asks)), r.now)
+	r.stats.Running -= len(l.asks)
+	r.waiting = append(r.waiting, l.asks...)
+	slices.SortFunc(r.waiting, func(a, b *ask) int { return a.id - b.id })
 }
 
 // groups are the queries that may share a batch, the oldest group first.
@@ -154,7 +228,16 @@ func (r *reference) take(gone ...*ask) {
 
 func (r *reference) freest() (best *seat) {
 	for _, s := range r.seats {
-		if s.free > 0 && (best == nil || s.free > best.free) {
+		if s.free() > 0 && (best == nil || s.free() > best.free()) {
+			best = s
+		}
+	}
+	return best
+}
+
+func (r *reference) soonest() (best *seat) {
+	for _, s := range r.seats {
+		if s.room() > 0 && (best == nil || s.batches[0].begun.Before(best.batches[0].begun)) {
 			best = s
 		}
 	}
@@ -270,6 +353,7 @@ func TestBatcherDoesWhatTheReferenceDoes(t *testing.T) {
 			"attach":   func(*rapid.T) { m.attach() },
 			"detach":   func(*rapid.T) { m.detach() },
 			"finish":   func(*rapid.T) { m.finish() },
+			"return":   func(*rapid.T) { m.giveBack() },
 			"update":   func(*rapid.T) { m.update(m.drawLimits()) },
 			"advance":  func(*rapid.T) { m.advance() },
 			"drain":    func(*rapid.T) { m.drain() },
@@ -361,11 +445,40 @@ func (m *machine) attach() {
 		m.Skip("enough replicas")
 	}
 	slots := rapid.IntRange(1, 3).Draw(m.T, "slots")
-	r := &replica{seat: &seat{name: len(m.replicas) + len(m.leaving), slots: slots, free: slots}}
+	ahead := rapid.SampledFrom([]int{0, 1, 1, 2}).Draw(m.T, "ahead")
+	r := &replica{seat: &seat{name: len(m.replicas) + len(m.leaving), slots: slots, ahead: ahead, yields: rapid.Bool().Draw(m.T, "yields")}}
 	m.replicas = append(m.replicas, r)
 	m.ref.seats = append(m.ref.seats, r.seat)
 	m.ref.dispatch()
-	r.Replica = m.batcher.Attach(slots, func(b *batch.Batch[*ask, int]) { m.run(r, b) })
+	r.Replica = m.batcher.AttachAhead(slots, ahead, func(b *batch.Batch[*ask, int]) { m.run(r, b) }, m.recalled)
+}
+
+// recalled is the replica's side of a recall.
+func (m *machine) recalled(b *batch.Batch[*ask, int]) {
+	if r := m.members[b]; r.seat.yields {
+		m.forget(b)
+		b.Return()
+	}
+}
+
+// forget takes a batch off its replica.
+func (m *machine) forget(b *batch.Batch[*ask, int]) {
+	m.running = slices.DeleteFunc(m.running, func(other *batch.Batch[*ask, int]) bool { return other == b })
+	m.members[b].running--
+}
+
+// giveBack is what a replica does that dies: it gives back what it had not begun.
+func (m *machine) giveBack() {
+	if len(m.running) == 0 {
+		m.Skip("nothing runs")
+	}
+	b := m.running[rapid.IntRange(0, len(m.running)-1).Draw(m.T, "batch")]
+	s := m.members[b].seat
+	i := slices.IndexFunc(s.batches, func(l *load) bool { return l.asks[0] == b.Queries[0].In })
+	m.forget(b)
+	m.ref.giveBack(s, s.batches[i])
+	m.ref.dispatch()
+	b.Return()
 }
 
 func (m *machine) detach() {
@@ -398,8 +511,11 @@ func (m *machine) run(r *replica, b *batch.Batch[*ask, int]) {
 	if cost(members) > m.batcher.Limits().MaxBatchSize && len(members) > 1 {
 		m.Fatalf("batch too large: %v", ids(members))
 	}
-	if r.running++; r.running > r.seat.slots {
+	if r.running++; r.running > r.seat.slots+r.seat.ahead {
 		m.Fatalf("replica has %d batches in %d slots", r.running, r.seat.slots)
+	}
+	if ahead := r.running > r.seat.slots; b.Ahead != ahead || ahead && b.Reason != batch.Full && b.Reason != batch.Cost {
+		m.Fatalf("batch %v, which left as %v, is number %d of a replica with %d slots: Ahead is %v", ids(members), b.Reason, r.running, r.seat.slots, b.Ahead)
 	}
 	m.running = append(m.running, b)
 	m.members[b] = r
@@ -417,10 +533,12 @@ func (m *machine) finish() {
 // answer finishes the batch running[i] in one of the ways a replica may.
 func (m *machine) answer(i int, how string) {
 	b := m.running[i]
-	m.running = slices.Delete(m.running, i, i+1)
-	r := m.members[b]
-	r.running--
-	r.seat.free++
+	m.forget(b)
+	var members []*ask
+	for _, q := range b.Queries {
+		members = append(members, q.In)
+	}
+	begun := m.members[b].seat.release(fmt.Sprint(ids(members)), m.ref.now)
 
 	n := len(b.Queries)
 	out := make([]int, n)
@@ -468,7 +586,7 @@ func (m *machine) answer(i int, how string) {
 	finish()
 	for _, q := range b.Queries {
 		want := batch.Trip{
-			Queued: b.Left.Sub(q.In.arrived), Computed: m.clock.now.Sub(b.Left),
+			Queued: begun.Sub(q.In.arrived), Computed: m.clock.now.Sub(begun),
 			BatchID: b.ID, BatchSize: n, Reason: b.Reason,
 		}
 		if q.Trip != want {

@@ -77,6 +77,7 @@ type Query[In, Out any] struct {
 	bytes   int64
 	arrived time.Time
 	seq     uint64          // place in the order of arrival
+	key     groupKey        // what may share a batch with it
 	split   *split[In, Out] // set on a query that was cut into parts
 
 	// Set while the query waits: its group, and its neighbours in the order of
@@ -91,7 +92,7 @@ func (q *Query[In, Out]) dead() bool { return q.Context != nil && q.Context.Err(
 
 // Trip is the story of an answered query.
 type Trip struct {
-	// Queued is the time from arrival until the batch left the queue.
+	// Queued is the time from arrival until the replica could begin the batch.
 	Queued time.Duration
 	// Computed is the time from then until the batch was answered.
 	Computed time.Duration

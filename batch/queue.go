@@ -32,6 +32,29 @@ type group[In, Out any] struct {
 }
 
 func (w *queue[In, Out]) push(q *Query[In, Out], key groupKey) *group[In, Out] {
+	w.seq++
+	q.seq = w.seq
+	g := w.group(key)
+	w.insert(q, g, w.newest, g.newest)
+	return g
+}
+
+// putBack puts a query that had left back into its old place.
+func (w *queue[In, Out]) putBack(q *Query[In, Out]) {
+	g := w.group(q.key)
+	after, mate := (*Query[In, Out])(nil), (*Query[In, Out])(nil)
+	for next := w.oldest; next != nil && next.seq < q.seq; next = next.next {
+		after = next
+	}
+	for next := g.oldest; next != nil && next.seq < q.seq; next = next.nextMate {
+		mate = next
+	}
+	w.insert(q, g, after, mate)
+	g.findUrgent()
+}
+
+// group returns the group of a key, which may be new and empty.
+func (w *queue[In, Out]) group(key groupKey) *group[In, Out] {
 	g := w.groups[key]
 	if g == nil {
 		if g, w.spare = w.spare, nil; g == nil {
@@ -40,28 +63,38 @@ func (w *queue[In, Out]) push(q *Query[In, Out], key groupKey) *group[In, Out] {
 		g.key = key
 		w.groups[key] = g
 	}
-	w.seq++
-	q.seq = w.seq
-	q.group = g
-	q.prev, q.next = w.newest, nil
-	if w.newest == nil {
-		w.oldest = q
+	return g
+}
+
+// insert links a query into the order of arrival behind after, and into that of
+// its group behind mate; nil stands for the front.
+func (w *queue[In, Out]) insert(q *Query[In, Out], g *group[In, Out], after, mate *Query[In, Out]) {
+	q.group, q.key = g, g.key
+	q.prev, q.prevMate = after, mate
+	if after == nil {
+		q.next, w.oldest = w.oldest, q
 	} else {
-		w.newest.next = q
+		q.next, after.next = after.next, q
 	}
-	w.newest = q
-	q.prevMate, q.nextMate = g.newest, nil
-	if g.newest == nil {
-		g.oldest = q
+	if q.next == nil {
+		w.newest = q
 	} else {
-		g.newest.nextMate = q
+		q.next.prev = q
 	}
-	g.newest = q
+	if mate == nil {
+		q.nextMate, g.oldest = g.oldest, q
+	} else {
+		q.nextMate, mate.nextMate = mate.nextMate, q
+	}
+	if q.nextMate == nil {
+		g.newest = q
+	} else {
+		q.nextMate.prevMate = q
+	}
 	g.len++
 	g.cost += q.cost
 	w.len++
 	w.bytes += q.bytes
-	return g
 }
 
 func (w *queue[In, Out]) remove(q *Query[In, Out]) {

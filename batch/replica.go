@@ -2,6 +2,7 @@ package batch
 
 import (
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -17,10 +18,15 @@ type Batch[In, Out any] struct {
 	// Reason is why the batch left, and Left when it did.
 	Reason Reason
 	Left   time.Time
+	// Ahead reports that the batch left for a replica that was still busy; it
+	// may be asked for again until it starts.
+	Ahead bool
 	// Computed is the time that the replica took; set before OnBatch.
 	Computed time.Duration
 
 	replica *Replica[In, Out]
+	started time.Time // when the replica had a slot for it; zero before
+	asked   bool      // the replica was asked to give it back
 }
 
 // Inputs returns the members' inputs in order.
@@ -67,13 +73,8 @@ func (b *Batch[In, Out]) Complete() {
 	r := b.replica
 	m := r.batcher
 	now := m.opts.Clock.Now()
-	b.Computed = now.Sub(b.Left)
 	failed := 0
 	for _, q := range b.Queries {
-		q.Trip = Trip{
-			Queued: max(0, b.Left.Sub(q.arrived)), Computed: b.Computed,
-			BatchID: b.ID, BatchSize: len(b.Queries), Reason: b.Reason,
-		}
 		if q.Err != nil {
 			failed++
 		}
@@ -81,6 +82,11 @@ func (b *Batch[In, Out]) Complete() {
 
 	var work work[In, Out]
 	m.mu.Lock()
+	r.release(b, now)
+	if b.started.IsZero() { // answered before its replica had a slot for it
+		b.started = now
+	}
+	b.Computed = now.Sub(b.started)
 	m.stats.Batches++
 	m.stats.Failed += uint64(failed)
 	m.stats.Answered += uint64(len(b.Queries) - failed)
@@ -88,11 +94,11 @@ func (b *Batch[In, Out]) Complete() {
 	m.stats.Reasons[b.Reason]++
 	m.running -= len(b.Queries)
 	m.answering += len(b.Queries)
-	r.release()
 	m.dispatch(now, &work)
 	m.mu.Unlock()
 	m.do(&work)
 
+	b.tell()
 	if m.opts.OnBatch != nil {
 		m.opts.OnBatch(b)
 	}
@@ -102,15 +108,44 @@ func (b *Batch[In, Out]) Complete() {
 	m.answered(len(b.Queries))
 }
 
+// tell writes down how the batch's queries fared.
+func (b *Batch[In, Out]) tell() {
+	for _, q := range b.Queries {
+		q.Trip = Trip{
+			Queued: max(0, b.started.Sub(q.arrived)), Computed: b.Computed,
+			BatchID: b.ID, BatchSize: len(b.Queries), Reason: b.Reason,
+		}
+	}
+}
+
+// Return gives a batch that its replica has not begun to compute back to the
+// queue, where its queries take their old places. Then it must not be completed.
+func (b *Batch[In, Out]) Return() {
+	m := b.replica.batcher
+	now := m.opts.Clock.Now()
+	var work work[In, Out]
+	m.mu.Lock()
+	b.replica.release(b, now)
+	m.running -= len(b.Queries)
+	for _, q := range b.Queries {
+		m.waiting.putBack(q)
+	}
+	m.dispatch(now, &work)
+	m.mu.Unlock()
+	m.do(&work)
+}
+
 // Replica is one running instance of a model, attached to a batcher.
 type Replica[In, Out any] struct {
 	batcher *Batcher[In, Out]
 	run     func(*Batch[In, Out])
+	recall  func(*Batch[In, Out])
 
 	// Guarded by batcher.mu.
-	slots, free int
-	detached    bool
-	done        chan struct{} // closed when detached and nothing runs
+	slots, ahead int
+	batches      []*Batch[In, Out] // in the order they came; all but the first slots of them were sent ahead
+	detached     bool
+	done         chan struct{} // closed when detached and nothing runs
 }
 
 // Attach gives the batcher a replica that computes up to slots batches at a
@@ -118,31 +153,76 @@ type Replica[In, Out any] struct {
 // [Batch.Finish] ends it, from any goroutine. run may be called from the
 // goroutines of callers and of finishing batches.
 func (b *Batcher[In, Out]) Attach(slots int, run func(*Batch[In, Out])) *Replica[In, Out] {
+	return b.AttachAhead(slots, 0, run, nil)
+}
+
+// AttachAhead is Attach for a replica that gains by having its next batch
+// before it is free, because a batch must travel to it and be decoded. While
+// it is busy it is handed up to ahead more batches, only those to which no later
+// query could be added, so that no batch gets smaller for it, and it computes batches in the order in which
+// they came. When another replica is free with nothing else to do, recall asks
+// for such a batch: if it was not begun it should be given back with
+// [Batch.Return], from any goroutine.
+func (b *Batcher[In, Out]) AttachAhead(slots, ahead int, run, recall func(*Batch[In, Out])) *Replica[In, Out] {
 	slots = max(1, slots)
-	r := &Replica[In, Out]{batcher: b, run: run, slots: slots, free: slots, done: make(chan struct{})}
+	r := &Replica[In, Out]{batcher: b, run: run, recall: recall, slots: slots, ahead: max(0, ahead), done: make(chan struct{})}
 	var work work[In, Out]
 	now := b.opts.Clock.Now()
 	b.mu.Lock()
 	b.replicas = append(b.replicas, r)
-	b.free += slots
+	b.count(r, 1)
 	b.dispatch(now, &work)
 	b.mu.Unlock()
 	b.do(&work)
 	return r
 }
 
-// release gives back one slot. batcher.mu is held.
-func (r *Replica[In, Out]) release() {
-	r.free++
+// free is the number of batches that the replica could start at once. mu is held.
+func (r *Replica[In, Out]) free() int { return max(0, r.slots-len(r.batches)) }
+
+// room is the number of batches that may be sent ahead to it. mu is held.
+func (r *Replica[In, Out]) room() int { return r.ahead - max(0, len(r.batches)-r.slots) }
+
+// count adds what room a replica has to the batcher's, or takes it off. mu is held.
+func (b *Batcher[In, Out]) count(r *Replica[In, Out], sign int) {
+	b.free += sign * r.free()
+	b.ahead += sign * r.room()
+}
+
+// accept books a batch on the replica. mu is held.
+func (r *Replica[In, Out]) accept(b *Batch[In, Out], now time.Time) {
+	r.batcher.count(r, -1)
+	b.Ahead = r.free() == 0
+	r.batches = append(r.batches, b)
+	r.begin(now)
+	r.batcher.count(r, 1)
+}
+
+// release takes a batch off the replica, whose next one begins. mu is held.
+func (r *Replica[In, Out]) release(b *Batch[In, Out], now time.Time) {
 	if !r.detached {
-		r.batcher.free++
-	} else if r.free == r.slots {
+		r.batcher.count(r, -1)
+		defer r.batcher.count(r, 1)
+	}
+	i := slices.Index(r.batches, b)
+	r.batches = slices.Delete(r.batches, i, i+1)
+	r.begin(now)
+	if r.detached && len(r.batches) == 0 {
 		close(r.done)
 	}
 }
 
+// begin notes the moment at which batches got a slot. mu is held.
+func (r *Replica[In, Out]) begin(now time.Time) {
+	for _, b := range r.batches[:min(r.slots, len(r.batches))] {
+		if b.started.IsZero() {
+			b.started = now
+		}
+	}
+}
+
 // Detach takes the replica off the batcher: it gets no more batches. The
-// channel is closed once the batches it has are finished.
+// channel is closed once the batches it has are finished or given back.
 func (r *Replica[In, Out]) Detach() <-chan struct{} {
 	b := r.batcher
 	b.mu.Lock()
@@ -151,14 +231,9 @@ func (r *Replica[In, Out]) Detach() <-chan struct{} {
 		return r.done
 	}
 	r.detached = true
-	b.free -= r.free
-	for i, other := range b.replicas {
-		if other == r {
-			b.replicas = append(b.replicas[:i:i], b.replicas[i+1:]...)
-			break
-		}
-	}
-	if r.free == r.slots {
+	b.count(r, -1)
+	b.replicas = slices.DeleteFunc(b.replicas, func(other *Replica[In, Out]) bool { return other == r })
+	if len(r.batches) == 0 {
 		close(r.done)
 	}
 	return r.done
