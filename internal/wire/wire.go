@@ -21,6 +21,12 @@ const (
 	Result Kind = 5
 	Error  Kind = 6
 
+	Arrays  Kind = 7
+	Answers Kind = 8
+	Shared  Kind = 9
+	Keep    Kind = 10
+	Free    Kind = 11
+
 	Query   Kind = 16
 	Answer  Kind = 17
 	Cancel  Kind = 18

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
 INIT, READY, FAILED, BATCH, RESULT, ERROR = 1, 2, 3, 4, 5, 6
+ARRAYS, ANSWERS, SHARED, KEEP, FREE = 7, 8, 9, 10, 11
 QUERY, ANSWER, CANCEL, GOODBYE = 16, 17, 18, 19
 
 JSON, TEXT, BYTES, RESPONSE, FAULT, PICKLE = 1, 2, 3, 4, 5, 6
