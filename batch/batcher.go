@@ -3,8 +3,8 @@ package batch
 import (
 	"context"
 	"fmt"
-	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -56,7 +56,8 @@ type Options[In, Out any] struct {
 	Split func(in In, max int) []In
 	Join  func([]Out) (Out, error)
 	// OnBatch is called after each batch, before its answers go out, from the
-	// goroutine that finished it.
+	// goroutine that finished it. It must not keep the batch, whose memory is
+	// used again.
 	OnBatch func(*Batch[In, Out])
 	// Clock replaces the real clock.
 	Clock Clock
@@ -66,7 +67,8 @@ type Options[In, Out any] struct {
 // Its methods may be called from any goroutine.
 type Batcher[In, Out any] struct {
 	opts  Options[In, Out]
-	calls sync.Pool // of *call[In, Out], see Do
+	calls sync.Pool                      // of *call[In, Out], see Do
+	spare atomic.Pointer[Batch[In, Out]] // see reuse
 
 	mu       sync.Mutex
 	limits   Limits
@@ -79,10 +81,13 @@ type Batcher[In, Out any] struct {
 	holdEnds time.Time // when that is
 	draining bool
 	idle     chan struct{} // closed when draining and every answer is out
-	stats    Stats
+	stats    Stats         // but for Sizes
+	sizes    []uint64      // batches by their number of queries
 
-	running   int // queries in batches that are being computed
-	answering int // queries that were computed or dropped, until their Done returns
+	running int // queries in batches that are being computed
+
+	ending    atomic.Bool  // draining, for those who do not hold mu
+	answering atomic.Int64 // queries that were computed or dropped, until their Done returns
 }
 
 // New returns a batcher without replicas: queries wait until one is attached.
@@ -92,7 +97,6 @@ func New[In, Out any](opts Options[In, Out]) *Batcher[In, Out] {
 	}
 	b := &Batcher[In, Out]{opts: opts, limits: opts.Limits.withDefaults(), idle: make(chan struct{})}
 	b.waiting.groups = make(map[groupKey]*group[In, Out])
-	b.stats.Sizes = make(map[int]uint64)
 	b.calls.New = func() any { return newCall[In, Out]() }
 	return b
 }
@@ -241,7 +245,7 @@ func (b *Batcher[In, Out]) Update(l Limits) {
 	b.mu.Lock()
 	b.limits = l.withDefaults()
 	if b.limits.BatchWaitTimeout > 0 {
-		for _, g := range b.waiting.groups {
+		for g := range b.waiting.waiting {
 			g.findUrgent() // nobody looked at deadlines while nothing was held
 		}
 	}
@@ -265,6 +269,7 @@ func (b *Batcher[In, Out]) Drain(ctx context.Context) error {
 	now := b.opts.Clock.Now()
 	b.mu.Lock()
 	b.draining = true
+	b.ending.Store(true)
 	if b.hold != nil {
 		b.hold.Stop()
 		b.hold = nil
@@ -293,15 +298,26 @@ func (b *Batcher[In, Out]) Drain(ctx context.Context) error {
 
 // answered books that the Done of n queries returned.
 func (b *Batcher[In, Out]) answered(n int) {
-	b.mu.Lock()
-	b.answering -= n
-	b.checkIdle()
-	b.mu.Unlock()
+	// Drain sets ending before it looks at answering, here it is the other way
+	// round: one of the two sees the end.
+	if b.answering.Add(-int64(n)) == 0 && b.ending.Load() {
+		b.mu.Lock()
+		b.checkIdle()
+		b.mu.Unlock()
+	}
+}
+
+// countSize counts a batch of n queries. mu is held.
+func (b *Batcher[In, Out]) countSize(n int) {
+	if n >= len(b.sizes) {
+		b.sizes = append(b.sizes, make([]uint64, n+1-len(b.sizes))...)
+	}
+	b.sizes[n]++
 }
 
 // checkIdle closes idle once a draining batcher has nothing left. mu is held.
 func (b *Batcher[In, Out]) checkIdle() {
-	if !b.draining || b.waiting.len+b.running+b.answering > 0 {
+	if !b.draining || b.waiting.len+b.running+int(b.answering.Load()) > 0 {
 		return
 	}
 	select {
@@ -335,7 +351,12 @@ func (b *Batcher[In, Out]) Stats() Stats {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.stats
-	s.Sizes = maps.Clone(s.Sizes)
+	s.Sizes = make(map[int]uint64)
+	for size, n := range b.sizes {
+		if n > 0 {
+			s.Sizes[size] = n
+		}
+	}
 	s.Queued, s.Running = b.waiting.len, b.running
 	return s
 }

@@ -77,11 +77,13 @@ func (b *Batcher[In, Out]) dispatch(now time.Time, w *work[In, Out]) {
 		if b.dropDead(g, w) {
 			continue // without them another group may be the one to leave
 		}
-		queries, reason := b.waiting.take(g, now, limits)
-		if b.draining && b.limits.BatchWaitTimeout > 0 && (reason == Free || reason == Key) {
-			reason = Drain
+		batch := b.blank()
+		batch.Queries, batch.Reason = b.waiting.take(g, now, limits, batch.Queries)
+		if b.draining && b.limits.BatchWaitTimeout > 0 && (batch.Reason == Free || batch.Reason == Key) {
+			batch.Reason = Drain
 		}
-		w.start(b.newBatch(queries, reason, now))
+		b.book(batch, now)
+		w.start(batch)
 	}
 }
 
@@ -107,21 +109,20 @@ func (b *Batcher[In, Out]) drop(q *Query[In, Out], err error, w *work[In, Out]) 
 	b.waiting.remove(q)
 	q.Err = err
 	b.stats.Dropped++
-	b.answering++
+	b.answering.Add(1)
 	w.dropped = append(w.dropped, q)
 }
 
-// newBatch books a batch on the replica that suits it best. mu is held.
-func (b *Batcher[In, Out]) newBatch(queries []*Query[In, Out], reason Reason, now time.Time) *Batch[In, Out] {
+// book numbers a batch and books it on the replica that suits it best. mu is held.
+func (b *Batcher[In, Out]) book(batch *Batch[In, Out], now time.Time) {
 	r := b.freest()
 	if b.free == 0 {
 		r = b.soonest()
 	}
-	b.running += len(queries)
+	b.running += len(batch.Queries)
 	b.batches++
-	batch := &Batch[In, Out]{ID: b.batches, Queries: queries, Origin: queries[0].Origin, Reason: reason, Left: now, replica: r}
+	batch.ID, batch.Origin, batch.Left, batch.replica = b.batches, batch.Queries[0].Origin, now, r
 	r.accept(batch, now)
-	return batch
 }
 
 // freest returns the replica with most free slots. mu is held.

@@ -29,15 +29,19 @@ func (b *Batcher[In, Out]) DoTrip(ctx context.Context, in In) (Out, Trip, error)
 	if err := b.Submit(&c.query); err != nil {
 		return b.forget(c, err)
 	}
-	select {
-	case <-c.done:
-	case <-ctx.Done():
-		if b.Withdraw(&c.query) {
-			return b.forget(c, left(b.opts.Name, &c.query))
+	if ended := ctx.Done(); ended == nil {
+		<-c.done // costs less than a select
+	} else {
+		select {
+		case <-c.done:
+		case <-ended:
+			if b.Withdraw(&c.query) {
+				return b.forget(c, left(b.opts.Name, &c.query))
+			}
+			// The batch has left: its replica still writes to c, so c is not reused.
+			var none Out
+			return none, Trip{}, context.Cause(ctx)
 		}
-		// The batch has left: its replica still writes to c, so c is not reused.
-		var none Out
-		return none, Trip{}, context.Cause(ctx)
 	}
 	out, trip, err := c.query.Out, c.query.Trip, c.query.Err
 	b.recycle(c)

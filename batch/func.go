@@ -64,6 +64,7 @@ func (r *Runner[In, Out]) compute() {
 		out, err := protect(r.contexts[b.Origin], r.fn, b.Inputs())
 		computing = nil
 		b.Finish(out, err)
+		b.reuse()
 	}
 }
 

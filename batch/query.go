@@ -14,6 +14,8 @@ const (
 	API Origin = iota
 	// Web is a query from a protocol front: HTTP or gRPC.
 	Web
+
+	origins // number of origins
 )
 
 // String returns "api" or "web".

@@ -1,6 +1,9 @@
 package batch
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // queue holds the queries that wait, in order of arrival, and again by group.
 // The oldest query of all names the group that leaves next: that alone makes
@@ -8,8 +11,9 @@ import "time"
 // use; the Batcher's mutex guards it.
 type queue[In, Out any] struct {
 	oldest, newest *Query[In, Out]
-	groups         map[groupKey]*group[In, Out]
-	spare          *group[In, Out] // the last emptied group, kept for the next arrival
+	keyless        [origins]group[In, Out]      // of the queries whose key is empty, by origin: most have no other
+	groups         map[groupKey]*group[In, Out] // of the others; none is empty
+	spare          *group[In, Out]              // the last emptied group, kept for the next arrival
 	len            int
 	bytes          int64
 	seq            uint64 // of the newest arrival
@@ -55,6 +59,11 @@ func (w *queue[In, Out]) putBack(q *Query[In, Out]) {
 
 // group returns the group of a key, which may be new and empty.
 func (w *queue[In, Out]) group(key groupKey) *group[In, Out] {
+	if key.key == "" {
+		g := &w.keyless[key.origin]
+		g.key = key
+		return g
+	}
 	g := w.groups[key]
 	if g == nil {
 		if g, w.spare = w.spare, nil; g == nil {
@@ -64,6 +73,20 @@ func (w *queue[In, Out]) group(key groupKey) *group[In, Out] {
 		w.groups[key] = g
 	}
 	return g
+}
+
+// waiting iterates over the groups that are not empty.
+func (w *queue[In, Out]) waiting(yield func(*group[In, Out]) bool) {
+	for i := range w.keyless {
+		if g := &w.keyless[i]; g.oldest != nil && !yield(g) {
+			return
+		}
+	}
+	for _, g := range w.groups {
+		if !yield(g) {
+			return
+		}
+	}
 }
 
 // insert links a query into the order of arrival behind after, and into that of
@@ -125,9 +148,12 @@ func (w *queue[In, Out]) remove(q *Query[In, Out]) {
 	w.len--
 	w.bytes -= q.bytes
 	if g.oldest == nil {
-		delete(w.groups, g.key)
-		*g = group[In, Out]{}
-		w.spare = g
+		g.urgent = time.Time{}
+		if g.key.key != "" {
+			delete(w.groups, g.key)
+			*g = group[In, Out]{}
+			w.spare = g
+		}
 	}
 }
 
@@ -189,7 +215,7 @@ func (w *queue[In, Out]) next(now time.Time, l Limits) (*group[In, Out], time.Ti
 	// oldest query. This runs once a batch, not once a query.
 	var ready *group[In, Out]
 	var again time.Time
-	for _, g := range w.groups {
+	for g := range w.waiting {
 		if g.ready(now, l) {
 			if ready == nil || g.oldest.seq < ready.oldest.seq {
 				ready = g
@@ -203,11 +229,12 @@ func (w *queue[In, Out]) next(now time.Time, l Limits) (*group[In, Out], time.Ti
 
 // take removes the group's next batch from the queue and says why it has the
 // size it has. Only a query admitted before the maximum was lowered below its
-// cost can exceed it; it then goes alone.
-func (w *queue[In, Out]) take(g *group[In, Out], now time.Time, l Limits) ([]*Query[In, Out], Reason) {
+// cost can exceed it; it then goes alone. The batch is laid out in batch, as far
+// as that has room.
+func (w *queue[In, Out]) take(g *group[In, Out], now time.Time, l Limits, batch []*Query[In, Out]) ([]*Query[In, Out], Reason) {
 	held := l.BatchWaitTimeout > 0
 	hurried := held && now.Before(g.oldest.arrived.Add(l.BatchWaitTimeout))
-	batch := make([]*Query[In, Out], 0, min(g.len, l.MaxBatchSize))
+	batch = slices.Grow(batch[:0], min(g.len, l.MaxBatchSize))
 	cost := 0
 	for q := g.oldest; q != nil; q = g.oldest {
 		if cost > 0 && cost+q.cost > l.MaxBatchSize {

@@ -90,10 +90,10 @@ func (b *Batch[In, Out]) Complete() {
 	m.stats.Batches++
 	m.stats.Failed += uint64(failed)
 	m.stats.Answered += uint64(len(b.Queries) - failed)
-	m.stats.Sizes[len(b.Queries)]++
+	m.countSize(len(b.Queries))
 	m.stats.Reasons[b.Reason]++
 	m.running -= len(b.Queries)
-	m.answering += len(b.Queries)
+	m.answering.Add(int64(len(b.Queries)))
 	m.dispatch(now, &work)
 	m.mu.Unlock()
 	m.do(&work)
@@ -133,6 +133,29 @@ func (b *Batch[In, Out]) Return() {
 	m.dispatch(now, &work)
 	m.mu.Unlock()
 	m.do(&work)
+}
+
+// keptQueries is the most room that a batch keeps for the one after it.
+const keptQueries = 1024
+
+// blank returns a batch without queries. mu is held.
+func (b *Batcher[In, Out]) blank() *Batch[In, Out] {
+	if batch := b.spare.Swap(nil); batch != nil {
+		return batch
+	}
+	return new(Batch[In, Out])
+}
+
+// reuse makes the memory of a batch that was completed that of a later one. Its
+// runner calls it if nobody else can still hold the batch.
+func (b *Batch[In, Out]) reuse() {
+	m, queries := b.replica.batcher, b.Queries
+	clear(queries)
+	*b = Batch[In, Out]{}
+	if cap(queries) <= keptQueries {
+		b.Queries = queries[:0]
+	}
+	m.spare.Store(b)
 }
 
 // Replica is one running instance of a model, attached to a batcher.
