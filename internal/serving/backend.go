@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/shoalserve/shoal/batch"
+	"github.com/shoalserve/shoal/internal/tensor"
 )
 
 // Backend is a named model version that computes calls. A [Pool] is one.
@@ -55,6 +56,12 @@ type Instance[In, Out any] interface {
 	// Stop ends the replica and fails the batches that it still has. It waits
 	// for a clean end until ctx ends, then forces it.
 	Stop(ctx context.Context) error
+}
+
+// ArrayTaker is an [Instance] some of whose methods take arrays.
+type ArrayTaker interface {
+	// Arrays is what the method takes; nil if it takes calls as they are.
+	Arrays(method string) *tensor.Signature
 }
 
 // BackendStatus is a backend as operators see it.

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/shoalserve/shoal/batch"
+	"github.com/shoalserve/shoal/internal/tensor"
 )
 
 // Call is one query as a front sees it: not yet typed, or never to be. The front
@@ -32,6 +33,7 @@ type Call struct {
 	Err      error
 	Trip     batch.Trip
 
+	row   *tensor.Row                  // while the call is with a backend that takes arrays
 	query batch.Query[*Call, Response] // for backends that compute calls as they are
 	typed any                          // for backends that decode calls first: their query
 }
@@ -40,6 +42,19 @@ type Call struct {
 // reports true if the call had not left for a replica: then it will not run and
 // Done will not be called.
 func (c *Call) Withdraw() bool { return c.Backend.Withdraw(c) }
+
+// Row is the call as arrays, where its backend takes them; else nil. A runtime
+// reads it before it completes the call's batch, and not after.
+func (c *Call) Row() *tensor.Row { return c.row }
+
+// BatchKey is what calls must have in common to share a batch: the method, and for
+// rows their datatypes and shapes.
+func (c *Call) BatchKey() string {
+	if c.row != nil {
+		return c.row.Key()
+	}
+	return c.Method
+}
 
 // Request is a web query.
 type Request struct {
@@ -51,7 +66,8 @@ type Request struct {
 	// net/http keeps apart from Header.
 	Host   string
 	Header http.Header
-	// Body must not be changed once the call was submitted.
+	// Body must not be changed from when the call is submitted until it is done,
+	// nor ever where the endpoint has shadows: a row may refer to it.
 	Body []byte
 }
 
@@ -82,4 +98,8 @@ type Response struct {
 	// Header holds what a Full answer sets; nil for the others.
 	Header http.Header
 	Body   []byte
+	// Item is what a runtime answers with instead of Body where the answer is an
+	// array. The backend writes it to Body before the call is done, so that no front
+	// sees it. The item's memory must last until the batch is completed.
+	Item tensor.Item
 }

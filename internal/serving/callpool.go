@@ -19,17 +19,34 @@ func NewCallPool(ctx context.Context, name string, model Model[*Call, Response],
 
 // Submit implements [Backend].
 func (p CallPool) Submit(c *Call) error {
+	if err := p.decode(c); err != nil {
+		return err
+	}
 	q := &c.query
 	q.Context, q.In, q.Origin, q.Done = c.Context, c, c.Origin, answered
-	return p.SubmitQuery(q)
+	err := p.SubmitQuery(q)
+	if err != nil {
+		c.releaseRow()
+	}
+	return err
 }
 
 // Withdraw implements [Backend].
-func (p CallPool) Withdraw(c *Call) bool { return p.WithdrawQuery(&c.query) }
+func (p CallPool) Withdraw(c *Call) bool {
+	withdrawn := p.WithdrawQuery(&c.query)
+	if withdrawn {
+		c.releaseRow()
+	}
+	return withdrawn
+}
 
 func answered(q *batch.Query[*Call, Response]) {
 	c := q.In
 	c.Response, c.Err, c.Trip = q.Out, q.Err, q.Trip
+	c.releaseRow()
+	if c.Err == nil && !c.Response.Item.IsZero() {
+		c.writeItem()
+	}
 	c.Done(c)
 }
 

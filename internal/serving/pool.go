@@ -36,6 +36,7 @@ type Pool[In, Out any] struct {
 	batched bool // the model takes more than one query a call
 
 	config  atomic.Pointer[Config]
+	newest  atomic.Pointer[Instance[In, Out]] // the last that was put to work
 	closing atomic.Bool
 
 	mu       sync.Mutex // held while the config or the set of replicas changes

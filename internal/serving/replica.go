@@ -35,6 +35,7 @@ func newReplica[In, Out any](p *Pool[In, Out], index int) *replica[In, Out] {
 
 // attach puts an instance to work.
 func (r *replica[In, Out]) attach(instance Instance[In, Out]) *batch.Replica[In, Out] {
+	r.pool.newest.Store(&instance)
 	r.set(StateReady, instance.PID())
 	return r.pool.batcher.Attach(r.pool.Config().MaxConcurrentBatches, instance.Run)
 }

@@ -76,7 +76,7 @@ func (d *Deployer) Backend(ctx context.Context, name string, spec Spec, config s
 	model := serving.Model[*serving.Call, serving.Response]{
 		Kind:    "python",
 		Runtime: &runtime{spec: spec, opts: d.opts},
-		Key:     func(c *serving.Call) string { return c.Method },
+		Key:     (*serving.Call).BatchKey,
 		Size:    size,
 	}
 	pool, err := serving.NewCallPool(ctx, name, model, config, deps)
@@ -90,6 +90,9 @@ func size(c *serving.Call) int64 {
 	n := len(c.Args.Head) + len(c.Args.Payload)
 	if c.Request != nil {
 		n += len(c.Request.Body) + len(c.Request.Target)
+	}
+	if row := c.Row(); row != nil {
+		n += row.Bytes()
 	}
 	return int64(n)
 }

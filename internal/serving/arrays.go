@@ -1,0 +1,122 @@
+package serving
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/shoalserve/shoal/internal/tensor"
+)
+
+// decode makes the call a row if its method takes arrays, so that a query which is
+// none of the model's is refused before it is in anybody's batch. What a Python
+// handle pickled stays as it is: only Python can read it.
+func (p CallPool) decode(c *Call) error {
+	if strings.IndexByte(c.Method, 0) >= 0 {
+		// Keys of rows begin like that; they must not meet.
+		return Errorf(InvalidArgument, "a method's name cannot hold a zero byte")
+	}
+	taker, ok := (*p.newest.Load()).(ArrayTaker)
+	if !ok {
+		return nil
+	}
+	signature := taker.Arrays(c.Method)
+	if signature == nil {
+		return nil
+	}
+	row, err := decodeRow(signature, c)
+	if err != nil {
+		return Errorf(InvalidArgument, "backend %q cannot take this: %v", p.Name(), err)
+	}
+	c.row = row
+	return nil
+}
+
+func decodeRow(s *tensor.Signature, c *Call) (*tensor.Row, error) {
+	switch r := c.Request; {
+	case r != nil:
+		return s.DecodeRequest(first(r.Header["Content-Type"]), r.Target, r.Body)
+	case c.Args.isJSON():
+		return s.DecodeArgs(c.Args.Payload)
+	}
+	return nil, nil
+}
+
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
+}
+
+// isJSON reports whether the head says so. A head that cannot be read is left to
+// the model's side, which says what is wrong with it.
+func (a Args) isJSON() bool {
+	if len(a.Head) == 0 || string(a.Head) == `{"encoding":"json"}` {
+		return len(a.Head) > 0
+	}
+	var head struct {
+		Encoding string `json:"encoding"`
+	}
+	return bytes.Contains(a.Head, []byte("json")) && json.Unmarshal(a.Head, &head) == nil && head.Encoding == "json"
+}
+
+// releaseRow gives the row back. Nobody reads it any more: the call never left
+// for a replica, or its batch is completed.
+func (c *Call) releaseRow() {
+	if c.row != nil {
+		c.row.Release()
+		c.row = nil
+	}
+}
+
+// npyType is the header of an answer in .npy, shared by all.
+var npyType = http.Header{"Content-Type": {tensor.NPY}}
+
+// writeItem writes an answer that is an array in the form that the client asked for.
+func (c *Call) writeItem() {
+	item := c.Response.Item
+	c.Response = Response{}
+	if c.Request != nil && acceptsNPY(c.Request.Header["Accept"]) {
+		body, err := item.AppendNPY(nil)
+		if err != nil {
+			c.Err = Errorf(InvalidArgument, "the answer cannot be written as %s: %v", tensor.NPY, err)
+			return
+		}
+		c.Response = Response{Format: Full, Header: npyType, Body: body}
+		return
+	}
+	body, err := item.AppendJSON(nil)
+	if err != nil {
+		c.Err = Errorf(Internal, "the answer cannot be written: %v", err)
+		return
+	}
+	c.Response = Response{Format: JSON, Body: body}
+}
+
+// acceptsNPY reports whether a client names .npy among what it accepts.
+func acceptsNPY(accept []string) bool {
+	for _, line := range accept {
+		for option := range strings.SplitSeq(line, ",") {
+			media, parameters, _ := strings.Cut(option, ";")
+			if strings.EqualFold(strings.TrimSpace(media), tensor.NPY) {
+				return !refused(parameters)
+			}
+		}
+	}
+	return false
+}
+
+// refused reports whether the parameters of a media range weigh it with 0.
+func refused(parameters string) bool {
+	for p := range strings.SplitSeq(parameters, ";") {
+		name, value, _ := strings.Cut(strings.TrimSpace(p), "=")
+		if strings.EqualFold(name, "q") {
+			weight, err := strconv.ParseFloat(value, 64)
+			return err == nil && weight == 0
+		}
+	}
+	return false
+}
