@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"iter"
 	"reflect"
-	"sync"
 
 	"github.com/shoalserve/shoal/batch"
 	"github.com/shoalserve/shoal/internal/serving"
@@ -17,6 +16,7 @@ type Handle[In, Out any] struct {
 	app      *App
 	endpoint string
 	shardKey string
+	done     func(*batch.Query[In, Out]) // the Done of every query, made once
 }
 
 // GetHandle returns a handle to an endpoint, or [ErrEndpointNotFound]. If a
@@ -33,7 +33,8 @@ func GetHandle[In, Out any](app *App, endpoint string) (*Handle[In, Out], error)
 			return nil, err
 		}
 	}
-	return &Handle[In, Out]{app: app, endpoint: endpoint}, nil
+	done := func(q *batch.Query[In, Out]) { q.Tag.(*remote[In, Out]).done() }
+	return &Handle[In, Out]{app: app, endpoint: endpoint, done: done}, nil
 }
 
 func checkType[In, Out any](b serving.Backend) error {
@@ -84,12 +85,22 @@ func (h *Handle[In, Out]) Call(ctx context.Context, in In) (out Out, err error) 
 // Remote submits one query and returns at once with a reference to its answer.
 // When ctx ends while the query waits, it leaves the queue.
 func (h *Handle[In, Out]) Remote(ctx context.Context, in In) *Ref[Out] {
-	q := newRemote[In, Out](ctx, in)
-	if err := h.submit(q); err != nil {
-		var none Out
-		q.ref.finish(none, err, batch.Trip{})
+	q := h.send(ctx, in)
+	if ctx.Done() != nil {
+		q.watch()
 	}
 	return &q.ref
+}
+
+// send is Remote without a watch over the context: when it ends, the query
+// waits on, until its turn comes and it is dropped.
+func (h *Handle[In, Out]) send(ctx context.Context, in In) *remote[In, Out] {
+	q := h.newRemote(ctx, in)
+	if err := h.submit(q); err != nil {
+		var none Out
+		q.finish(none, err, batch.Trip{})
+	}
+	return q
 }
 
 // Map computes a sequence of queries and yields their answers in order. It
@@ -100,35 +111,49 @@ func (h *Handle[In, Out]) Map(ctx context.Context, inputs iter.Seq[In], window i
 		window = 1024
 	}
 	return func(yield func(Out, error) bool) {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel() // withdraws what is in flight when the loop is left
-		var flight []*Ref[Out]
+		var flight []*remote[In, Out]
+		defer func() { // when the loop is left early
+			for _, q := range flight {
+				q.withdraw()
+			}
+		}()
 		for in := range inputs {
 			if len(flight) == window {
-				if !yield(flight[0].Get(ctx)) {
+				if !yield(flight[0].ref.Get(ctx)) {
 					return
 				}
 				flight = flight[1:]
 			}
-			flight = append(flight, h.Remote(ctx, in))
+			flight = append(flight, h.send(ctx, in))
 		}
-		for _, ref := range flight {
-			if !yield(ref.Get(ctx)) {
+		for len(flight) > 0 {
+			if !yield(flight[0].ref.Get(ctx)) {
 				return
 			}
+			flight = flight[1:]
 		}
 	}
 }
 
-// remote is a query in flight and the reference to its answer.
+// remote is a query in flight and the reference to its answer, in one piece of
+// memory.
 type remote[In, Out any] struct {
-	query   batch.Query[In, Out]
-	ref     Ref[Out]
-	backend string
+	query batch.Query[In, Out]
+	ref   Ref[Out]
 
-	mu       sync.Mutex
-	answered bool
-	unwatch  func() bool // ends the watch over the context
+	// Where the query is: a backend's name and either its pool or the call there.
+	backend string
+	pool    *serving.TypedPool[In, Out]
+	call    *serving.Call
+
+	unwatch func() bool // ends the watch over the context; guarded by ref.mu
+}
+
+func (h *Handle[In, Out]) newRemote(ctx context.Context, in In) *remote[In, Out] {
+	q := &remote[In, Out]{}
+	q.query.Context, q.query.In, q.query.Origin = ctx, in, batch.API
+	q.query.Done, q.query.Tag = h.done, q
+	return q
 }
 
 // submit brings a query to the backend that the traffic chooses.
@@ -137,54 +162,52 @@ func (h *Handle[In, Out]) submit(q *remote[In, Out]) error {
 	if err != nil {
 		return err
 	}
-	var withdraw func() bool
-	err = e.Try(h.shardKey, func(b serving.Backend) (err error) {
-		withdraw, err = q.submitTo(b)
+	if err := e.Try(h.shardKey, q.submitTo); err != nil || !e.HasShadows() {
 		return err
-	})
-	if err != nil {
-		return err
-	}
-	if q.query.Context.Done() != nil {
-		q.watch(withdraw)
 	}
 	e.Shadows(func(ctx context.Context, cancel context.CancelFunc, b serving.Backend) {
-		shadow := newRemote[In, Out](ctx, q.query.In)
+		shadow := h.newRemote(ctx, q.query.In)
 		shadow.ref.then = cancel
-		if _, err := shadow.submitTo(b); err != nil {
+		if err := shadow.submitTo(b); err != nil {
 			cancel() // a shadow that is full counts it in its own metrics
 		}
 	})
 	return nil
 }
 
-func newRemote[In, Out any](ctx context.Context, in In) *remote[In, Out] {
-	q := &remote[In, Out]{}
-	q.ref.done = make(chan struct{})
-	q.query = batch.Query[In, Out]{Context: ctx, In: in, Origin: batch.API, Done: q.done}
-	return q
-}
-
 // submitTo submits the query to one backend: as it is to a model of the same
 // types, in JSON to a model in another language.
-func (q *remote[In, Out]) submitTo(b serving.Backend) (withdraw func() bool, err error) {
-	q.backend = b.Name()
+func (q *remote[In, Out]) submitTo(b serving.Backend) error {
+	q.backend, q.pool, q.call = b.Name(), nil, nil
 	if pool, ok := b.(*serving.TypedPool[In, Out]); ok {
-		return func() bool { return pool.WithdrawQuery(&q.query) }, pool.SubmitQuery(&q.query)
+		q.pool = pool
+		return pool.SubmitQuery(&q.query)
 	}
 	if err := checkType[In, Out](b); err != nil {
-		return nil, err
+		return err
 	}
 	args, err := encodeArgs(q.query.In)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	call := &serving.Call{Context: q.query.Context, Origin: batch.API, Args: args, Backend: b, Done: q.called}
-	return call.Withdraw, b.Submit(call)
+	q.call = &serving.Call{Context: q.query.Context, Origin: batch.API, Args: args, Backend: b, Done: q.called}
+	return b.Submit(q.call)
+}
+
+// withdraw takes the query out of its queue. It reports true if the query had
+// not left: then it gets no answer from there.
+func (q *remote[In, Out]) withdraw() bool {
+	switch {
+	case q.ref.answered.Load(): // also if it was never submitted
+		return false
+	case q.pool != nil:
+		return q.pool.WithdrawQuery(&q.query)
+	}
+	return q.call.Withdraw()
 }
 
 // done is called with the answer of a Go model.
-func (q *remote[In, Out]) done(*batch.Query[In, Out]) {
+func (q *remote[In, Out]) done() {
 	q.finish(q.query.Out, serving.ModelFailure(q.backend, q.query.Err, q.query.Trip), q.query.Trip)
 }
 
@@ -199,30 +222,31 @@ func (q *remote[In, Out]) called(c *serving.Call) {
 }
 
 func (q *remote[In, Out]) finish(out Out, err error, trip batch.Trip) {
-	q.mu.Lock()
-	q.answered = true
+	q.ref.finish(out, err, trip)
+	if q.query.Context.Done() == nil {
+		return // it is not watched
+	}
+	q.ref.mu.Lock()
 	unwatch := q.unwatch
-	q.mu.Unlock()
+	q.ref.mu.Unlock()
 	if unwatch != nil {
 		unwatch()
 	}
-	q.ref.finish(out, err, trip)
 }
 
 // watch takes the query out of the queue when its context ends.
-func (q *remote[In, Out]) watch(withdraw func() bool) {
+func (q *remote[In, Out]) watch() {
 	ctx := q.query.Context
 	unwatch := context.AfterFunc(ctx, func() {
-		if withdraw() {
+		if q.withdraw() {
 			var none Out
 			q.ref.finish(none, fmt.Errorf("backend %q: the query was dropped before it ran: %w", q.backend, context.Cause(ctx)), batch.Trip{})
 		}
 	})
-	q.mu.Lock()
+	q.ref.mu.Lock()
 	q.unwatch = unwatch
-	answered := q.answered
-	q.mu.Unlock()
-	if answered {
+	q.ref.mu.Unlock()
+	if q.ref.answered.Load() {
 		unwatch()
 	}
 }

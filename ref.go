@@ -2,6 +2,8 @@ package shoal
 
 import (
 	"context"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/shoalserve/shoal/batch"
@@ -9,32 +11,100 @@ import (
 
 // Ref is a reference to an answer that may not be there yet.
 type Ref[Out any] struct {
-	done chan struct{} // closed when the fields below are set
+	// Set before answered, and not changed after it.
 	out  Out
 	err  error
 	trip batch.Trip
-	then func() // called after done was closed; may be nil
+
+	answered atomic.Bool
+	then     func() // called after the answer is there; may be nil
+
+	mu      sync.Mutex
+	waiting *waiter       // those who wait in Get
+	done    chan struct{} // made by the first call of Done
 }
+
+// waiter is a place to wait for one answer. Waiters are reused, because a
+// channel costs more than all else about a Ref.
+type waiter struct {
+	ready chan struct{} // gets one token when the answer is there
+	next  *waiter
+}
+
+var waiters = sync.Pool{New: func() any { return &waiter{ready: make(chan struct{}, 1)} }}
 
 // Get waits for the answer, or for the end of ctx. It may be called many times
 // and from many goroutines.
 func (r *Ref[Out]) Get(ctx context.Context) (Out, error) {
-	select {
-	case <-r.done:
-		return r.out, r.err
-	default:
+	if !r.answered.Load() {
+		if err := r.wait(ctx); err != nil {
+			var none Out
+			return none, err
+		}
+	}
+	return r.out, r.err
+}
+
+// wait returns when the answer is there, or with the cause of ctx's end.
+func (r *Ref[Out]) wait(ctx context.Context) error {
+	w := waiters.Get().(*waiter)
+	defer waiters.Put(w)
+	if !r.join(w) {
+		return nil
+	}
+	ended := ctx.Done()
+	if ended == nil {
+		<-w.ready // costs less than a select
+		return nil
 	}
 	select {
-	case <-r.done:
-		return r.out, r.err
-	case <-ctx.Done():
-		var none Out
-		return none, context.Cause(ctx)
+	case <-w.ready:
+		return nil
+	case <-ended:
 	}
+	if r.leave(w) {
+		return context.Cause(ctx)
+	}
+	<-w.ready // the answer came at the same moment
+	return nil
+}
+
+// join lets w be told of the answer, unless it is there.
+func (r *Ref[Out]) join(w *waiter) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.answered.Load() {
+		return false
+	}
+	w.next, r.waiting = r.waiting, w
+	return true
+}
+
+// leave takes w back; false if it is being told of the answer.
+func (r *Ref[Out]) leave(w *waiter) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for at := &r.waiting; *at != nil; at = &(*at).next {
+		if *at == w {
+			*at, w.next = w.next, nil
+			return true
+		}
+	}
+	return false
 }
 
 // Done is closed when the answer is there.
-func (r *Ref[Out]) Done() <-chan struct{} { return r.done }
+func (r *Ref[Out]) Done() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.done == nil {
+		r.done = make(chan struct{})
+		if r.answered.Load() {
+			close(r.done)
+		}
+	}
+	return r.done
+}
 
 // Trip tells how the query fared: how long it waited and computed, in how large
 // a batch, and why that batch left when it did. It is valid once Done is closed.
@@ -53,7 +123,19 @@ type Trip struct {
 // finish sets the answer. It is called once.
 func (r *Ref[Out]) finish(out Out, err error, trip batch.Trip) {
 	r.out, r.err, r.trip = out, err, trip
-	close(r.done)
+	r.mu.Lock()
+	r.answered.Store(true)
+	waiting, done := r.waiting, r.done
+	r.waiting = nil
+	r.mu.Unlock()
+	for waiting != nil {
+		w := waiting
+		waiting, w.next = w.next, nil // before it is told: then it may be used again
+		w.ready <- struct{}{}
+	}
+	if done != nil {
+		close(done)
+	}
 	if r.then != nil {
 		r.then()
 	}

@@ -306,32 +306,119 @@ func TestManyCallersGetTheirOwnAnswersWhileEverythingChanges(t *testing.T) {
 	calling.Wait()
 }
 
-func BenchmarkHandle(b *testing.B) {
-	for _, callers := range []int{1, 64} {
-		b.Run(fmt.Sprintf("callers %d", callers), func(b *testing.B) {
-			ctx := context.Background()
-			app := shoal.New(shoal.Options{})
-			defer app.Close(ctx)
-			echo := func(_ context.Context, in []int) ([]int, error) { return in, nil }
-			must(app.CreateBackend(ctx, "m", shoal.Batch(echo), shoal.Config{MaxBatchSize: 64}))
-			must(app.CreateEndpoint("m", shoal.Endpoint{Backend: "m"}))
-			h, err := shoal.GetHandle[int, int](app, "m")
-			must(err)
-			b.ReportAllocs()
-			var left atomic.Int64
-			left.Store(int64(b.N))
-			var calling sync.WaitGroup
-			b.ResetTimer()
-			for range callers {
-				calling.Go(func() {
-					for left.Add(-1) >= 0 {
-						if _, err := h.Call(ctx, 1); err != nil {
-							b.Error(err)
-						}
-					}
-				})
+// Callers that leave at the very moment of the answer, and others that wait in
+// both ways, all get the answer or the cause of their own context's end.
+func TestManyWaitForOneAnswer(t *testing.T) {
+	app := newApp(t)
+	serve(t, app, shoal.Batch(func(_ context.Context, in []int) ([]int, error) { return in, nil }), shoal.Config{})
+	h := handle[int, int](t, app)
+	errLeft := errors.New("left")
+	for i := range 300 {
+		ctx, leave := context.WithCancelCause(t.Context())
+		ref := h.Remote(context.Background(), i)
+		var waiting sync.WaitGroup
+		for range 3 {
+			waiting.Go(func() {
+				if got, err := ref.Get(context.Background()); got != i || err != nil {
+					t.Errorf("query %d got %d, %v", i, got, err)
+				}
+			})
+			waiting.Go(func() {
+				if got, err := ref.Get(ctx); !errors.Is(err, errLeft) && (got != i || err != nil) {
+					t.Errorf("query %d got %d, %v", i, got, err)
+				}
+			})
+			waiting.Go(func() {
+				<-ref.Done()
+				if trip := ref.Trip(); trip.BatchSize == 0 {
+					t.Errorf("query %d was done before it was answered", i)
+				}
+			})
+		}
+		waiting.Go(func() { leave(errLeft) })
+		waiting.Wait()
+	}
+}
+
+func TestAMapThatIsLeftWithdrawsWhatWaits(t *testing.T) {
+	app, g := newApp(t), newGate()
+	serve(t, app, shoal.Batch(g.predict), shoal.Config{MaxBatchSize: 1})
+	h := handle[int, int](t, app)
+	g.release <- nil
+	for got, err := range h.Map(t.Context(), slices.Values([]int{1, 2, 3, 4}), 4) {
+		if got != 1 || err != nil {
+			t.Errorf("the first answer is %d, %v", got, err)
+		}
+		break
+	}
+	if queued := app.Backends()[0].Queued; queued != 0 { // the second has begun
+		t.Errorf("%d queries still wait", queued)
+	}
+	g.release <- nil
+}
+
+func benchmark(b *testing.B, callers int, call func(*shoal.Handle[int, int])) {
+	ctx := context.Background()
+	app := shoal.New(shoal.Options{})
+	defer app.Close(ctx)
+	echo := func(_ context.Context, in []int) ([]int, error) { return in, nil }
+	must(app.CreateBackend(ctx, "m", shoal.Batch(echo), shoal.Config{MaxBatchSize: 64}))
+	must(app.CreateEndpoint("m", shoal.Endpoint{Backend: "m"}))
+	h, err := shoal.GetHandle[int, int](app, "m")
+	must(err)
+	b.ReportAllocs()
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var calling sync.WaitGroup
+	b.ResetTimer()
+	for range callers {
+		calling.Go(func() {
+			for left.Add(-1) >= 0 {
+				call(h)
 			}
-			calling.Wait()
 		})
 	}
+	calling.Wait()
+}
+
+func BenchmarkHandle(b *testing.B) {
+	ending, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	for _, callers := range []int{1, 64} {
+		for i, ctx := range []context.Context{context.Background(), ending} {
+			name := [...]string{"", " that may leave"}[i]
+			b.Run(fmt.Sprintf("call, %d callers%s", callers, name), func(b *testing.B) {
+				benchmark(b, callers, func(h *shoal.Handle[int, int]) {
+					if _, err := h.Call(ctx, 1); err != nil {
+						b.Error(err)
+					}
+				})
+			})
+			b.Run(fmt.Sprintf("remote and get, %d callers%s", callers, name), func(b *testing.B) {
+				benchmark(b, callers, func(h *shoal.Handle[int, int]) {
+					if _, err := h.Remote(ctx, 1).Get(ctx); err != nil {
+						b.Error(err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// One caller that keeps many queries in flight.
+func BenchmarkHandleMap(b *testing.B) {
+	benchmark(b, 1, func(h *shoal.Handle[int, int]) {
+		inputs := func(yield func(int) bool) {
+			for range b.N {
+				if !yield(1) {
+					return
+				}
+			}
+		}
+		for _, err := range h.Map(context.Background(), inputs, 0) {
+			if err != nil {
+				b.Error(err)
+			}
+		}
+	})
 }

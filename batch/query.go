@@ -54,7 +54,7 @@ var reasonNames = [reasons]string{"free", "full", "timeout", "deadline", "key", 
 // String returns the reason in lower case, as metrics and Server-Timing show it.
 func (r Reason) String() string { return reasonNames[r] }
 
-// Query is one request to a model. The caller fills the first four fields and
+// Query is one request to a model. The caller fills the first five fields and
 // reads the answer's once Done was called. A Query must not be copied, nor used
 // again before Done was called or [Batcher.Withdraw] returned true.
 type Query[In, Out any] struct {
@@ -67,6 +67,8 @@ type Query[In, Out any] struct {
 	// Done is called exactly once for each admitted query, from the goroutine
 	// that finished its batch. It must not block.
 	Done func(*Query[In, Out])
+	// Tag is what Done wants to find in the query; the batcher leaves it alone.
+	Tag any
 
 	// Out is the model's answer, when Err is nil.
 	Out Out
