@@ -64,6 +64,15 @@ type ArrayTaker interface {
 	Arrays(method string) *tensor.Signature
 }
 
+// TakesAhead is an Instance that gains by having its next batch before it is
+// free: it is handed one more batch than it computes at once, and computes them
+// in the order in which they came.
+type TakesAhead[In, Out any] interface {
+	// Recall asks for batches that Run was given ahead; those that were not
+	// begun are given back with [batch.Batch.Return].
+	Recall(*batch.Batch[In, Out])
+}
+
 // BackendStatus is a backend as operators see it.
 type BackendStatus struct {
 	Name     string          `json:"name"`

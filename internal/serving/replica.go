@@ -37,7 +37,11 @@ func newReplica[In, Out any](p *Pool[In, Out], index int) *replica[In, Out] {
 func (r *replica[In, Out]) attach(instance Instance[In, Out]) *batch.Replica[In, Out] {
 	r.pool.newest.Store(&instance)
 	r.set(StateReady, instance.PID())
-	return r.pool.batcher.Attach(r.pool.Config().MaxConcurrentBatches, instance.Run)
+	slots := r.pool.Config().MaxConcurrentBatches
+	if t, ok := instance.(TakesAhead[In, Out]); ok {
+		return r.pool.batcher.AttachAhead(slots, 1, instance.Run, t.Recall)
+	}
+	return r.pool.batcher.Attach(slots, instance.Run)
 }
 
 // supervise watches over an instance and each that follows it.

@@ -8,22 +8,23 @@ from typing import Any
 
 from ._pickling import loads
 from ._request import Placeholder, Request
-from ._wire import API, BATCH_HEAD, ProtocolError
+from ._wire import API, BATCH_HEAD, MUST_CLAIM, ProtocolError
 
 
 class Batch:
     """One batch as the server sent it: n queries of one origin, for one method.
 
     requests has n entries, Request or Placeholder. For api queries kwargs has their keyword arguments and
-    plain says which callers want JSON; faults maps the places of queries that could not be decoded.
+    plain says which callers want JSON; faults maps the places of queries that could not be decoded. A batch
+    that was sent ahead must be claimed before it begins.
     """
 
-    __slots__ = ("id", "api", "method", "size", "requests", "kwargs", "plain", "faults")
+    __slots__ = ("id", "ahead", "api", "method", "size", "requests", "kwargs", "plain", "faults")
 
     def __init__(self, frame: bytearray) -> None:
         """Raises ProtocolError when the frame's own numbers do not fit together."""
         try:
-            origin, _, method_length, size, self.id = BATCH_HEAD.unpack_from(frame)
+            origin, flags, method_length, size, self.id = BATCH_HEAD.unpack_from(frame)
             lengths = struct.unpack_from(f"<{2 * size}I", frame, BATCH_HEAD.size)
         except struct.error as exc:
             raise ProtocolError(f"a BATCH frame is cut short: {exc}") from None
@@ -32,6 +33,7 @@ class Batch:
         if at + sum(lengths) != len(frame):
             raise ProtocolError("the lengths in a BATCH frame do not add up")
         self.method = frame[start:at].decode() if method_length else ""
+        self.ahead = bool(flags & MUST_CLAIM)
         self.api = origin == API
         self.size = size
         self.requests: list[Any] = []

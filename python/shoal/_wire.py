@@ -20,12 +20,15 @@ JSON, TEXT, BYTES, RESPONSE, FAULT, PICKLE = 1, 2, 3, 4, 5, 6
 WEB, API = 1, 2
 """Origins of a batch."""
 
+MUST_CLAIM = 1
+"""Flag of a batch that was sent ahead: the worker claims it before it begins."""
+
 PROTOCOL = 1
 LIMIT = 1 << 30
 
 U32 = Struct("<I")
 PREFIX = Struct("<IB")  # length, kind
-BATCH_HEAD = Struct("<xBBHIQ")  # kind (skipped), origin, reserved, method length, count, id
+BATCH_HEAD = Struct("<xBBHIQ")  # kind (skipped), origin, flags, method length, count, id
 RESULT_HEAD = Struct("<IBQI")  # length, kind, id, count
 QUERY_HEAD = Struct("<IBQIHHHI")  # length, kind, id, timeout, endpoint, method, shard key, head
 ANSWER_HEAD = Struct("<xQB")  # kind (skipped), id, code

@@ -24,6 +24,7 @@ from . import _wire
 from ._answers import error_object
 from ._batch import Batch
 from ._call import Plan, Target
+from ._claims import Claims
 from ._compute import Reply, compute, compute_async
 from ._load import load_target
 from ._version import __version__
@@ -35,8 +36,11 @@ _GRACE = 5.0  # seconds that a model may still compute after its server is gone
 class Worker:
     """One connection to the server and the model that answers on it."""
 
-    def __init__(self, sock: socket.socket, reader: FrameReader, target: Target, concurrency: int) -> None:
+    def __init__(
+        self, sock: socket.socket, reader: FrameReader, target: Target, concurrency: int, claims: Claims
+    ) -> None:
         self._sock = sock
+        self._claims = claims
         self._reader = reader
         self._target = target
         self._concurrency = concurrency
@@ -69,8 +73,12 @@ class Worker:
         except Exception as exc:
             return exc
 
+    def _is_ours(self, batch: Batch) -> bool:
+        return not batch.ahead or self._claims.take(batch.id)
+
     def _answer(self, plan: Plan | Exception, batch: Batch) -> None:
-        self._send(compute(self._target, plan, batch))
+        if self._is_ours(batch):
+            self._send(compute(self._target, plan, batch))
 
     def _start_async(self, plan: Plan, batch: Batch) -> None:
         if self._loop is None:
@@ -78,7 +86,8 @@ class Worker:
         self._loop.start(self._answer_async(plan, batch))
 
     async def _answer_async(self, plan: Plan, batch: Batch) -> None:
-        self._send(await compute_async(self._target, plan, batch))
+        if self._is_ours(batch):
+            self._send(await compute_async(self._target, plan, batch))
 
     def _send(self, reply: Reply) -> None:
         with self._sending:
@@ -192,7 +201,7 @@ def ready_body(target: Target) -> dict[str, Any]:
     }
 
 
-def serve(sock: socket.socket) -> int:
+def serve(sock: socket.socket, claims: Claims) -> int:
     """Do the worker's whole life on a connected socket; returns the exit status."""
     reader = FrameReader(sock)
     init = take_init(reader)
@@ -207,7 +216,7 @@ def serve(sock: socket.socket) -> int:
     sock.sendall(json_frame(_wire.READY, ready_body(target)))
     _warm_up()
     try:
-        Worker(sock, reader, target, int(init.get("concurrency") or 1)).run()
+        Worker(sock, reader, target, int(init.get("concurrency") or 1), claims).run()
     except ConnectionResetError:
         pass
     return 0
@@ -227,13 +236,15 @@ def main() -> None:
     """Entry point of the process."""
     parser = argparse.ArgumentParser(prog="python -m shoal._worker")
     parser.add_argument("--fd", type=int, required=True, help="descriptor of the socket to the server")
-    fd = parser.parse_args().fd
+    parser.add_argument("--claims", type=int, required=True, help="descriptor of the pipe of claims")
+    arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches us too; the server decides
-    os.set_inheritable(fd, False)
+    for fd in (arguments.fd, arguments.claims):
+        os.set_inheritable(fd, False)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)
-    status = serve(socket.socket(fileno=fd))
+    status = serve(socket.socket(fileno=arguments.fd), Claims(arguments.claims))
     # Threads and exit handlers of the model get their time, but not for ever.
     threading.Thread(target=exit_later, name="exit", daemon=True).start()
     sys.exit(status)

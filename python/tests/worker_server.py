@@ -58,15 +58,18 @@ class WorkerServer:
         self.sock, theirs = socket.socketpair()
         self.sock.settimeout(20)
         fd = theirs.fileno()
+        claims, self.claims = os.pipe()
+        os.set_blocking(claims, False)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "shoal._worker", "--fd", str(fd)],
-            pass_fds=(fd,),
+            [sys.executable, "-m", "shoal._worker", "--fd", str(fd), "--claims", str(claims)],
+            pass_fds=(fd, claims),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
         )
         theirs.close()
+        self.unclaimed = claims
         self.reader = _wire.FrameReader(self.sock)
         self.next_id = 100
         self.lock = threading.Lock()
@@ -83,6 +86,8 @@ class WorkerServer:
         finally:
             self.process.kill()
             self.process.communicate()
+            os.close(self.claims)
+            os.close(self.unclaimed)
 
     @property
     def ready(self) -> dict[str, Any]:
@@ -132,10 +137,16 @@ class WorkerServer:
         head = b'{"encoding": "json"}'
         return self.receive(self.send(2, [(head, json.dumps(c).encode()) for c in calls]))
 
-    def send(self, origin, items, method="") -> int:
+    def send_ahead(self, origin, items, offer=True) -> int:
+        """Send a batch that the worker must claim; without an offer it cannot."""
+        if offer:
+            os.write(self.claims, struct.pack("<Q", self.next_id + 1))
+        return self.send(origin, items, flags=_wire.MUST_CLAIM)
+
+    def send(self, origin, items, method="", flags=0) -> int:
         self.next_id += 1
         name = method.encode()
-        body = struct.pack("<BBHIQ", origin, 0, len(name), len(items), self.next_id)
+        body = struct.pack("<BBHIQ", origin, flags, len(name), len(items), self.next_id)
         body += b"".join(struct.pack("<II", len(h), len(p)) for h, p in items)
         body += name + b"".join(h + p for h, p in items)
         self.sock.sendall(struct.pack("<IB", 1 + len(body), 4) + body)

@@ -63,7 +63,7 @@ func (f *frameWriter) layOut(b *callBatch) (loose int, err error) {
 		return 0, fmt.Errorf("%w: method name of %d bytes", wire.ErrTooLong, len(method))
 	}
 	buf := wire.Begin(f.buf[:0], wire.Batch)
-	buf = append(buf, originCode(b.Origin), 0)
+	buf = append(buf, originCode(b.Origin), flags(b))
 	buf = binary.LittleEndian.AppendUint16(buf, uint16(len(method)))
 	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(b.Queries)))
 	buf = binary.LittleEndian.AppendUint64(buf, b.ID)
@@ -109,6 +109,16 @@ func (f *frameWriter) pieces() *net.Buffers {
 	}
 	parts := f.parts // WriteTo consumes the slice it is called on
 	return &parts
+}
+
+// mustClaim is the flag of a batch that the worker must claim before it begins.
+const mustClaim = 1
+
+func flags(b *callBatch) byte {
+	if b.Ahead {
+		return mustClaim
+	}
+	return 0
 }
 
 func originCode(o batch.Origin) byte {

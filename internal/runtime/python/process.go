@@ -119,10 +119,11 @@ func (r *runtime) handshake(p *process, spec serving.ReplicaSpec) (readyFrame, e
 	return ready, nil
 }
 
-// process is a worker's process and its socket.
+// process is a worker's process and what connects it.
 type process struct {
 	cmd    *exec.Cmd
 	conn   *net.UnixConn
+	claims *claims
 	stderr *lines
 }
 
@@ -133,12 +134,16 @@ func (r *runtime) spawn(spec serving.ReplicaSpec) (*process, error) {
 		return nil, err
 	}
 	defer theirs.Close()
+	claims, err := newClaims()
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
 	log := func(stream string) func(string) {
 		return func(line string) { r.opts.Log(spec.Backend, spec.Index, stream, line) }
 	}
-	p := &process{conn: conn, stderr: &lines{emit: log("stderr")}}
-	p.cmd = exec.Command(cmp.Or(r.spec.Interpreter, r.opts.Interpreter), "-m", "shoal._worker", "--fd", "3")
-	p.cmd.ExtraFiles = []*os.File{theirs}
+	p := &process{conn: conn, claims: claims, stderr: &lines{emit: log("stderr")}}
+	p.cmd = exec.Command(cmp.Or(r.spec.Interpreter, r.opts.Interpreter), "-m", "shoal._worker", "--fd", "3", "--claims", "4")
+	p.cmd.ExtraFiles = []*os.File{theirs, claims.read}
 	p.cmd.Dir = r.spec.Cwd
 	p.cmd.Env = r.opts.environment(spec.Config.Env)
 	p.cmd.Stdout, p.cmd.Stderr = &lines{emit: log("stdout")}, p.stderr
@@ -147,7 +152,11 @@ func (r *runtime) spawn(spec serving.ReplicaSpec) (*process, error) {
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p.cmd.WaitDelay = 2 * time.Second // for grandchildren that hold the pipes
 	if err := p.cmd.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("starting the interpreter: %w", err), conn.Close())
+		return nil, errors.Join(fmt.Errorf("starting the interpreter: %w", err), p.close())
+	}
+	if err := claims.inherited(); err != nil {
+		p.kill()
+		return nil, errors.Join(fmt.Errorf("preparing a pipe: %w", err), p.reap())
 	}
 	return p, nil
 }
@@ -178,12 +187,14 @@ func (p *process) kill() {
 	}
 }
 
-// reap waits for the process to end and closes the socket.
+// reap waits for the process to end and closes what connected it.
 func (p *process) reap() error {
 	err := p.cmd.Wait()
-	p.conn.Close() // nothing is left to lose
+	_ = p.close() // nothing is left to lose
 	return err
 }
+
+func (p *process) close() error { return errors.Join(p.conn.Close(), p.claims.close()) }
 
 // lines cuts what a process writes into lines and keeps the last few.
 type lines struct {

@@ -68,7 +68,35 @@ func (w *worker) Run(b *callBatch) {
 	w.mu.Lock()
 	w.inFlight[b.ID] = b
 	w.mu.Unlock()
-	err := w.frame.write(w.conn, b)
+	if b.Ahead && inputBytes(b) > spareRoom {
+		// The worker will not read it all before it is free, and the caller may
+		// be the goroutine that is to read the worker's answer.
+		go w.write(b) // ends with the process at the latest; failRest waits for it
+		return
+	}
+	w.write(b)
+}
+
+// spareRoom is what certainly fits into the socket's buffers beside a batch
+// that the worker has not read yet.
+const spareRoom = 32 << 10
+
+func inputBytes(b *callBatch) (n int64) {
+	for _, q := range b.Queries {
+		n += size(q.In)
+	}
+	return n
+}
+
+// write writes a batch that is in flight. writing is held, and given up.
+func (w *worker) write(b *callBatch) {
+	var err error
+	if b.Ahead {
+		err = w.claims.offer(b.ID)
+	}
+	if err == nil {
+		err = w.frame.write(w.conn, b)
+	}
 	w.writing.Unlock()
 	switch {
 	case errors.Is(err, wire.ErrTooLong):
@@ -81,6 +109,33 @@ func (w *worker) Run(b *callBatch) {
 		// will fail this batch with the others.
 		w.kill()
 	}
+}
+
+// Recall implements serving.TakesAhead. While a batch is being written it does
+// nothing: a large one is not written before the worker reads it.
+func (w *worker) Recall(*callBatch) {
+	if !w.writing.TryLock() {
+		return
+	}
+	var back []*callBatch
+	if w.over == nil {
+		back = w.notBegun()
+	}
+	w.writing.Unlock()
+	for _, b := range back {
+		b.Return() // which may hand another batch to this worker
+	}
+}
+
+// notBegun takes the batches out of flight that were sent ahead and that the
+// worker has not begun. writing is held.
+func (w *worker) notBegun() (batches []*callBatch) {
+	for _, id := range w.claims.withdraw() {
+		if b := w.claim(id); b != nil {
+			batches = append(batches, b)
+		}
+	}
+	return batches
 }
 
 // claim takes a batch out of flight; nil if it is not in flight.
@@ -207,8 +262,9 @@ func (w *worker) Stop(ctx context.Context) error {
 	return err
 }
 
-// failRest fails the batches that will not be answered any more. It waits for
-// one that is being written: its queries are its callers' again once it failed.
+// failRest fails the batches that will not be answered any more; those that were
+// not begun go back to the queue. It waits for one that is being written: its
+// queries are its callers' again once it failed.
 func (w *worker) failRest() {
 	var err error = serving.Errorf(serving.WorkerDied, "backend %q: replica %d (pid %d) was stopped before it answered", w.backend, w.index, w.PID())
 	select {
@@ -218,11 +274,16 @@ func (w *worker) failRest() {
 	}
 	w.writing.Lock()
 	w.over = err
+	back := w.notBegun()
+	_ = w.claims.close() // the process is gone, nobody else has the pipe
 	w.mu.Lock()
 	rest := w.inFlight
 	w.inFlight = make(map[uint64]*callBatch)
 	w.mu.Unlock()
 	w.writing.Unlock()
+	for _, b := range back {
+		b.Return()
+	}
 	for _, b := range rest {
 		b.Finish(nil, err)
 	}

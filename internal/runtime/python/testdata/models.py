@@ -101,3 +101,13 @@ meeting = threading.Barrier(2)
 @serve.accept_batch
 def increment(requests):
     return [r.json + 1 for r in requests]
+
+
+@serve.accept_batch
+def wait_for(requests, *, fifo=None):
+    """Answers with the worker's pid once somebody has written to each fifo."""
+    for path in fifo or ():
+        if path:
+            with open(path) as f:
+                f.read()
+    return [os.getpid()] * len(requests)
