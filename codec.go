@@ -63,7 +63,7 @@ func newRequest(r *serving.Request) (*Request, error) {
 	if err != nil {
 		return nil, serving.Errorf(serving.InvalidArgument, "reading the request's target: %v", err)
 	}
-	return &Request{ID: r.ID, Method: r.Method, URL: u, Header: r.Header, Body: r.Body}, nil
+	return &Request{ID: r.ID, Method: r.Method, URL: u, Header: r.Headers(), Body: r.Body}, nil
 }
 
 // decodeRequest reads an In the default way.

@@ -3,6 +3,7 @@ package serving
 import (
 	"bytes"
 	"encoding/json"
+	"iter"
 	"net/http"
 	"strconv"
 	"strings"
@@ -37,18 +38,11 @@ func (p CallPool) decode(c *Call) error {
 func decodeRow(s *tensor.Signature, c *Call) (*tensor.Row, error) {
 	switch r := c.Request; {
 	case r != nil:
-		return s.DecodeRequest(first(r.Header["Content-Type"]), r.Target, r.Body)
+		return s.DecodeRequest(r.Get("Content-Type"), r.Target, r.Body)
 	case c.Args.isJSON():
 		return s.DecodeArgs(c.Args.Payload)
 	}
 	return nil, nil
-}
-
-func first(values []string) string {
-	if len(values) == 0 {
-		return ""
-	}
-	return values[0]
 }
 
 // isJSON reports whether the head says so. A head that cannot be read is left to
@@ -79,7 +73,7 @@ var npyType = http.Header{"Content-Type": {tensor.NPY}}
 func (c *Call) writeItem() {
 	item := c.Response.Item
 	c.Response = Response{}
-	if c.Request != nil && acceptsNPY(c.Request.Header["Accept"]) {
+	if c.Request != nil && acceptsNPY(c.Request.Values("Accept")) {
 		body, err := item.AppendNPY(nil)
 		if err != nil {
 			c.Err = Errorf(InvalidArgument, "the answer cannot be written as %s: %v", tensor.NPY, err)
@@ -97,8 +91,8 @@ func (c *Call) writeItem() {
 }
 
 // acceptsNPY reports whether a client names .npy among what it accepts.
-func acceptsNPY(accept []string) bool {
-	for _, line := range accept {
+func acceptsNPY(accept iter.Seq[string]) bool {
+	for line := range accept {
 		for option := range strings.SplitSeq(line, ",") {
 			media, parameters, _ := strings.Cut(option, ";")
 			if strings.EqualFold(strings.TrimSpace(media), tensor.NPY) {

@@ -56,7 +56,8 @@ func (c *Call) BatchKey() string {
 	return c.Method
 }
 
-// Request is a web query.
+// Request is a web query. Its headers are read with [Request.Get],
+// [Request.Values] and [Request.Headers].
 type Request struct {
 	ID     string
 	Method string
@@ -64,8 +65,12 @@ type Request struct {
 	Target string
 	// Host is what the client asked for in the header of that name, which
 	// net/http keeps apart from Header.
-	Host   string
+	Host string
+	// Header are the headers, and Head is nil; or a front that has it as text
+	// sets Head to the whole web head, which says all of the above, and neither
+	// changes nor reuses it.
 	Header http.Header
+	Head   []byte
 	// Body must not be changed from when the call is submitted until it is done,
 	// nor ever where the endpoint has shadows: a row may refer to it.
 	Body []byte

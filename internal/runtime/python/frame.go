@@ -74,7 +74,7 @@ func (f *frameWriter) layOut(b *callBatch) (loose int, err error) {
 		c, start := q.In, len(buf)
 		payload := c.Args.Payload
 		if c.Request != nil {
-			buf = appendWebHead(buf, c.Request)
+			buf = c.Request.AppendHead(buf)
 			payload = c.Request.Body
 		} else {
 			buf = append(buf, c.Args.Head...)
@@ -126,27 +126,6 @@ func originCode(o batch.Origin) byte {
 		return 1
 	}
 	return 2
-}
-
-func appendWebHead(buf []byte, r *serving.Request) []byte {
-	buf = append(buf, r.Method...)
-	buf = append(buf, ' ')
-	buf = append(buf, r.Target...)
-	buf = append(buf, '\n')
-	buf = append(buf, r.ID...)
-	buf = append(buf, '\n')
-	if r.Host != "" {
-		buf = append(append(append(buf, "Host: "...), r.Host...), '\n')
-	}
-	for name, values := range r.Header {
-		for _, value := range values {
-			buf = append(buf, name...)
-			buf = append(buf, ": "...)
-			buf = append(buf, value...)
-			buf = append(buf, '\n')
-		}
-	}
-	return buf
 }
 
 func newReader(r io.Reader) io.Reader { return bufio.NewReaderSize(r, 64<<10) }
