@@ -337,6 +337,9 @@ type Stats struct {
 	Answered uint64 // queries a replica answered, with a result
 	Failed   uint64 // queries a replica answered, with an error
 	Batches  uint64
+	// Ahead counts the batches that left for a replica that was still busy,
+	// Returned those that it gave back before it began them.
+	Ahead, Returned uint64
 	// Sizes counts the batches by their number of queries.
 	Sizes map[int]uint64
 	// Reasons counts the batches by Reason.

@@ -112,6 +112,9 @@ func (r *reference) dispatch() {
 		}
 		batch, reason := r.fill(group)
 		r.take(batch...)
+		if s.free() == 0 {
+			r.stats.Ahead++
+		}
 		s.put(batch, r.now)
 		r.stats.Running += len(batch)
 		r.starts = append(r.starts, start{fmt.Sprint(ids(batch)), s, reason, r.now})
@@ -138,6 +141,7 @@ func (r *reference) recall() bool {
 // giveBack puts the queries of a batch back where they were.
 func (r *reference) giveBack(s *seat, l *load) {
 	s.release(fmt.Sprint(ids(l.asks)), r.now)
+	r.stats.Returned++
 	r.stats.Running -= len(l.asks)
 	r.waiting = append(r.waiting, l.asks...)
 	slices.SortFunc(r.waiting, func(a, b *ask) int { return a.id - b.id })

@@ -126,6 +126,7 @@ func (b *Batch[In, Out]) Return() {
 	var work work[In, Out]
 	m.mu.Lock()
 	b.replica.release(b, now)
+	m.stats.Returned++
 	m.running -= len(b.Queries)
 	for _, q := range b.Queries {
 		m.waiting.putBack(q)
@@ -215,7 +216,9 @@ func (b *Batcher[In, Out]) count(r *Replica[In, Out], sign int) {
 // accept books a batch on the replica. mu is held.
 func (r *Replica[In, Out]) accept(b *Batch[In, Out], now time.Time) {
 	r.batcher.count(r, -1)
-	b.Ahead = r.free() == 0
+	if b.Ahead = r.free() == 0; b.Ahead {
+		r.batcher.stats.Ahead++
+	}
 	r.batches = append(r.batches, b)
 	r.begin(now)
 	r.batcher.count(r, 1)

@@ -102,6 +102,8 @@ type Stats struct {
 	Dropped    uint64            `json:"dropped"`
 	Failed     uint64            `json:"failed"`
 	Batches    uint64            `json:"batches"`
+	Ahead      uint64            `json:"ahead"`    // batches sent to a replica that was still busy
+	Returned   uint64            `json:"returned"` // of those, the ones given back before they began
 	MeanBatch  float64           `json:"mean_batch"`
 	BatchSizes map[int]uint64    `json:"batch_sizes"`
 	Reasons    map[string]uint64 `json:"reasons"`

@@ -265,7 +265,7 @@ func (p *Pool[In, Out]) Status() BackendStatus {
 func newStats(s batch.Stats) Stats {
 	stats := Stats{
 		Admitted: s.Admitted, Answered: s.Answered, Refused: s.Refused, Dropped: s.Dropped, Failed: s.Failed,
-		Batches: s.Batches, BatchSizes: s.Sizes, Reasons: make(map[string]uint64),
+		Batches: s.Batches, Ahead: s.Ahead, Returned: s.Returned, BatchSizes: s.Sizes, Reasons: make(map[string]uint64),
 	}
 	if s.Batches > 0 {
 		stats.MeanBatch = float64(s.Answered+s.Failed) / float64(s.Batches)

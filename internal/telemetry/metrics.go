@@ -32,7 +32,7 @@ func New() *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		queued: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "shoal_queue_duration_seconds", Help: "Time that queries waited until their batch left.", Buckets: seconds,
+			Name: "shoal_queue_duration_seconds", Help: "Time that queries waited until a replica began their batch.", Buckets: seconds,
 		}, []string{"backend"}),
 		computed: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "shoal_compute_duration_seconds", Help: "Time that batches were computed.", Buckets: seconds,
@@ -145,6 +145,8 @@ var (
 	refused  = describe("shoal_queries_refused_total", "Queries that were refused.")
 	dropped  = describe("shoal_queries_dropped_total", "Queries that left before they were computed.")
 	batches  = describe("shoal_batches_total", "Batches by why they left when they did.", "reason")
+	ahead    = describe("shoal_batches_ahead_total", "Batches that were sent to a replica that was still busy.")
+	returned = describe("shoal_batches_returned_total", "Batches that a replica gave back before it began them.")
 	queuing  = describe("shoal_queued_queries", "Queries that wait.")
 	running  = describe("shoal_running_queries", "Queries that are being computed.")
 	replicas = describe("shoal_replicas", "Replicas by state.", "state")
@@ -170,6 +172,8 @@ func (d deployed) Collect(out chan<- prometheus.Metric) {
 		count(failed, b.Stats.Failed)
 		count(refused, b.Stats.Refused)
 		count(dropped, b.Stats.Dropped)
+		count(ahead, b.Stats.Ahead)
+		count(returned, b.Stats.Returned)
 		for reason, n := range b.Stats.Reasons {
 			count(batches, n, reason)
 		}

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -57,7 +58,7 @@ func TestABackendIsMeasured(t *testing.T) {
 	deploy(t, r, serving.BackendStatus{
 		Name: "adder:v1", Queued: 3, Running: 2,
 		Replicas: []serving.ReplicaStatus{{State: serving.StateReady, Restarts: 1}, {State: serving.StateReady}, {State: serving.StateFailed, Restarts: 4}},
-		Stats:    serving.Stats{Admitted: 20, Answered: 12, Failed: 1, Refused: 4, Dropped: 2, Reasons: map[string]uint64{"free": 5, "full": 2}},
+		Stats:    serving.Stats{Admitted: 20, Answered: 12, Failed: 1, Refused: 4, Dropped: 2, Ahead: 3, Returned: 1, Reasons: map[string]uint64{"free": 5, "full": 2}},
 	})
 	o := m.Observer("adder:v1")
 	o.Batch(4, batch.Full, 5*time.Millisecond)
@@ -72,6 +73,8 @@ func TestABackendIsMeasured(t *testing.T) {
 		`shoal_queries_refused_total{backend="adder:v1"} 4`,
 		`shoal_queries_dropped_total{backend="adder:v1"} 2`,
 		`shoal_batches_total{backend="adder:v1",reason="free"} 5`,
+		`shoal_batches_ahead_total{backend="adder:v1"} 3`,
+		`shoal_batches_returned_total{backend="adder:v1"} 1`,
 		`shoal_batches_total{backend="adder:v1",reason="full"} 2`,
 		`shoal_queued_queries{backend="adder:v1"} 3`,
 		`shoal_running_queries{backend="adder:v1"} 2`,
@@ -89,6 +92,8 @@ func TestABackendIsMeasured(t *testing.T) {
 		"# TYPE shoal_replicas gauge",
 		"# TYPE shoal_batch_size histogram",
 	)
+	m.Routes().Get("m").Request(200, 0)
+	isDocumented(t, scrape(t, m))
 	if !strings.Contains(got, "go_goroutines") {
 		t.Error("nothing about the process")
 	}
@@ -97,6 +102,23 @@ func TestABackendIsMeasured(t *testing.T) {
 	}
 	if got := scrape(t, m); strings.Contains(got, "shoal_queued_queries{") {
 		t.Error("a backend that was deleted is still counted")
+	}
+}
+
+// isDocumented checks that docs/metrics.md has a row for each of our metrics, with its type.
+func isDocumented(t *testing.T, scraped string) {
+	t.Helper()
+	docs, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(scraped) {
+		if name, ok := strings.CutPrefix(line, "# TYPE shoal_"); ok {
+			name, kind, _ := strings.Cut(strings.TrimSpace(name), " ")
+			if row := "| `shoal_" + name + "` | " + kind + " |"; !strings.Contains(string(docs), row) {
+				t.Errorf("docs/metrics.md has no row %q", row)
+			}
+		}
 	}
 }
 
