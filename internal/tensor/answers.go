@@ -110,6 +110,9 @@ func (l *answerLayout) add(o output) error {
 	if err != nil {
 		return err
 	}
+	if size == 0 && !writable(o.shape) {
+		return fmt.Errorf("an output of shape %v, which is empty and yet too long to be written", o.shape)
+	}
 	start := (uint64(l.bytes) + Alignment - 1) &^ (Alignment - 1)
 	hi, block := bits.Mul64(uint64(size), uint64(l.n))
 	if hi != 0 || block > math.MaxInt-start-Alignment {
@@ -119,6 +122,18 @@ func (l *answerLayout) add(o output) error {
 	l.bytes = int(start + block)
 	l.outputs = append(l.outputs, o)
 	return nil
+}
+
+// writable reports whether the lists of an empty item, which no bytes stand for,
+// are few enough to be written.
+func writable(shape []int) bool {
+	lists := 1
+	for _, n := range shape {
+		if lists *= max(n, 1); lists > 1<<20 || n > 1<<20 {
+			return false
+		}
+	}
+	return len(shape) <= 64
 }
 
 // itemBytes is the size of an item; it refuses sizes that are negative or too large.

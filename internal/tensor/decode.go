@@ -19,14 +19,14 @@ const (
 //
 // The row refers to body; see [Row].
 func (s *Signature) DecodeRequest(contentType, target string, body []byte) (*Row, error) {
-	d := decoder{sig: s, row: newRow(s), body: body}
+	d := newDecoder(s, body)
 	return d.done(d.request(contentType, target))
 }
 
 // DecodeArgs decodes an API query in JSON: {"data": any, "kwargs": {…}}. data, unless
 // it is null, is the first input. Errors are those of [Signature.DecodeRequest].
 func (s *Signature) DecodeArgs(payload []byte) (*Row, error) {
-	d := decoder{sig: s, row: newRow(s), body: payload}
+	d := newDecoder(s, payload)
 	return d.done(d.args())
 }
 
@@ -51,15 +51,17 @@ func (d *decoder) request(contentType, target string) error {
 
 // done returns the row if it is whole.
 func (d *decoder) done(err error) (*Row, error) {
+	row := d.row
 	if err == nil {
 		err = d.complete()
 	}
+	*d = decoder{} // let go of the body
 	if err != nil {
-		d.row.Release()
+		row.Release()
 		return nil, err
 	}
-	d.sig.place(d.row)
-	return d.row, nil
+	row.sig.place(row)
+	return row, nil
 }
 
 func mediaType(contentType string) string {
@@ -82,12 +84,26 @@ type decoder struct {
 	v  *value
 }
 
-// complete refuses a row that lacks an input.
+// newDecoder begins a row. The decoder lives in it, which takes no allocation.
+func newDecoder(s *Signature, body []byte) *decoder {
+	r := newRow(s)
+	r.decoder = decoder{sig: s, row: r, body: body}
+	return &r.decoder
+}
+
+// complete refuses a row that lacks an input, or all of those that may be missing:
+// of nothing there is no batch.
 func (d *decoder) complete() error {
+	empty := true
 	for i := range d.row.values {
-		if in := &d.sig.inputs[i]; d.row.values[i].dtype == 0 && !in.Optional {
+		present := d.row.values[i].dtype != 0
+		if in := &d.sig.inputs[i]; !present && !in.Optional {
 			return errorf(in.Name, -1, "it is missing; the model takes %s", d.sig.describe())
 		}
+		empty = empty && !present
+	}
+	if empty {
+		return errorf("", -1, "it brings no input; the model takes %s", d.sig.describe())
 	}
 	return nil
 }
@@ -108,14 +124,13 @@ func (s *Signature) describe() string {
 }
 
 // begin turns to the input of a name.
-func (d *decoder) begin(name []byte, offset int) error {
+func (d *decoder) begin(name string, offset int) error {
 	for i := range d.sig.names {
-		if d.sig.names[i] == string(name) {
+		if d.sig.names[i] == name {
 			return d.beginInput(i, offset)
 		}
 	}
-	shown := string(name)
-	return errorf("", offset, "there is no input %q; the model takes %s%s", shortened(shown), d.sig.describe(), suggest(shown, d.sig.names))
+	return errorf("", offset, "there is no input %q; the model takes %s%s", shortened(name), d.sig.describe(), suggest(name, d.sig.names))
 }
 
 func (d *decoder) beginInput(i, offset int) error {

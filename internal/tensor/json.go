@@ -59,7 +59,7 @@ func (d *decoder) args() error {
 // object reads inputs by name.
 func (d *decoder) object() error {
 	return d.members(func(key []byte, at int) error {
-		if err := d.begin(key, at); err != nil {
+		if err := d.begin(borrow(key), at); err != nil {
 			return err
 		}
 		return d.value()

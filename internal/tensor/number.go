@@ -52,13 +52,14 @@ func scanNumber(body []byte, pos int) (n literal, ok bool) {
 	// 19 digits always fit. Leading zeros count here: they are few, and the slow way is right too.
 	n.exact = significant <= 19
 	if pos < len(body) && body[pos]|0x20 == 'e' {
-		return n.scanExponent(body, pos+1)
+		ok = n.scanExponent(body, pos+1)
+		return n, ok
 	}
 	n.end = pos
 	return n, true
 }
 
-func (n literal) scanExponent(body []byte, pos int) (literal, bool) {
+func (n *literal) scanExponent(body []byte, pos int) bool {
 	n.integer = false
 	sign := 1
 	if pos < len(body) && (body[pos] == '+' || body[pos] == '-') {
@@ -75,7 +76,7 @@ func (n literal) scanExponent(body []byte, pos int) (literal, bool) {
 	}
 	n.end = pos
 	n.exponent += sign * e
-	return n, pos > first
+	return pos > first
 }
 
 func isDigit(c byte) bool { return c-'0' <= 9 }
@@ -87,7 +88,7 @@ func (l *list) number() error {
 		l.pos = n.end
 		return l.unexpected("a digit")
 	}
-	if err := l.append(n); err != nil {
+	if err := l.append(&n); err != nil {
 		return err
 	}
 	l.pos = n.end
@@ -95,33 +96,43 @@ func (l *list) number() error {
 }
 
 // append converts a number to the datatype of the list.
-func (l *list) append(n literal) error {
+func (l *list) append(n *literal) error {
 	switch {
 	case l.in.Dtype == 0:
 		return l.appendUndeclared(n)
-	case l.kind == Float64:
-		f, err := l.float64(n)
-		l.row.buf = binary.LittleEndian.AppendUint64(l.row.buf, math.Float64bits(f))
-		return err
 	case l.kind == Float32:
-		f, err := l.float32(n)
+		f := n.float32(l.body[l.pos:n.end])
 		l.row.buf = binary.LittleEndian.AppendUint32(l.row.buf, math.Float32bits(f))
-		return err
-	case l.kind == Float16:
-		f, err := l.float64(n)
-		if err == nil && math.Abs(f) >= maxFloat16 {
-			err = l.beyondRange(n)
-		}
-		l.row.buf = binary.LittleEndian.AppendUint16(l.row.buf, toFloat16(f))
-		return err
+		return l.checkFinite(n, float64(f))
+	case l.kind.isFloat():
+		return l.appendFloat(n)
 	case l.kind == Bool:
 		return l.fail("%s, but the model takes bool: true or false", l.shown(n))
 	}
 	return l.appendInteger(n)
 }
 
+// appendFloat appends to a list of float64 or float16.
+func (l *list) appendFloat(n *literal) error {
+	f := n.float64(l.body[l.pos:n.end])
+	if l.kind == Float64 {
+		l.row.buf = binary.LittleEndian.AppendUint64(l.row.buf, math.Float64bits(f))
+		return l.checkFinite(n, f)
+	}
+	half := toFloat16(f)
+	l.row.buf = binary.LittleEndian.AppendUint16(l.row.buf, half)
+	return l.checkFinite(n, fromFloat16(half))
+}
+
+func (l *list) checkFinite(n *literal, f float64) error {
+	if math.IsInf(f, 0) {
+		return l.beyondRange(n)
+	}
+	return nil
+}
+
 // appendInteger appends to a list of a declared integer type.
-func (l *list) appendInteger(n literal) error {
+func (l *list) appendInteger(n *literal) error {
 	if !n.integer {
 		return l.fail("%s has a fraction or an exponent, but the model takes %s", l.shown(n), l.kind)
 	}
@@ -142,7 +153,7 @@ func (l *list) appendInteger(n literal) error {
 
 // appendUndeclared lets the number choose: integers are int64 as long as there are
 // no others in the list, which then is one of float64.
-func (l *list) appendUndeclared(n literal) error {
+func (l *list) appendUndeclared(n *literal) error {
 	if l.kind == Bool {
 		return l.fail("%s among booleans", l.shown(n))
 	}
@@ -163,9 +174,7 @@ func (l *list) appendUndeclared(n literal) error {
 		l.beyond = 0
 	}
 	l.toFloat64()
-	f, err := l.float64(n)
-	l.row.buf = binary.LittleEndian.AppendUint64(l.row.buf, math.Float64bits(f))
-	return err
+	return l.appendFloat(n)
 }
 
 // fractions reports whether a number before this one has made the list float64.
@@ -183,7 +192,7 @@ func (l *list) toFloat64() {
 }
 
 // int64 is the integer; ok is false beyond the range.
-func (n literal) int64() (i int64, ok bool) {
+func (n *literal) int64() (i int64, ok bool) {
 	switch {
 	case !n.exact:
 		return 0, false
@@ -194,7 +203,7 @@ func (n literal) int64() (i int64, ok bool) {
 }
 
 // uint64 is the integer, which is not negative; text is how it is written.
-func (n literal) uint64(text []byte) (uint64, bool) {
+func (n *literal) uint64(text []byte) (uint64, bool) {
 	if n.exact {
 		return n.digits, true
 	}
@@ -224,7 +233,7 @@ var powers = [...]float64{
 // quick is the value of a short decimal. Both factors are exact in float64, so the
 // one operation rounds correctly (W. D. Clinger, How to Read Floating Point Numbers
 // Accurately, PLDI 1990).
-func (n literal) quick() (f float64, ok bool) {
+func (n *literal) quick() (f float64, ok bool) {
 	if !n.exact || n.digits > 1<<53 || n.exponent < -22 || n.exponent > 22 {
 		return 0, false
 	}
@@ -240,41 +249,44 @@ func (n literal) quick() (f float64, ok bool) {
 	return f, true
 }
 
-func (l *list) float64(n literal) (float64, error) {
+// float64 is the nearest float64; text is how the number is written. It is infinite
+// beyond the range.
+func (n *literal) float64(text []byte) float64 {
 	if f, ok := n.quick(); ok {
-		return f, nil
+		return f
 	}
-	f, err := strconv.ParseFloat(borrow(l.body[l.pos:n.end]), 64)
-	if err != nil {
-		return f, l.beyondRange(n)
-	}
-	return f, nil
+	f, _ := strconv.ParseFloat(borrow(text), 64) // its error is the range
+	return f
 }
 
-// float32 rounds the decimal once. A float64 on the way may be rounded again unless
-// it lies just between two float32: then it may have been rounded to there.
-func (l *list) float32(n literal) (float32, error) {
+// float32 is the nearest float32, rounded once.
+func (n *literal) float32(text []byte) float32 {
+	if f, ok := n.quick(); ok {
+		if f32, ok := quick32(f); ok {
+			return f32
+		}
+	}
+	f, _ := strconv.ParseFloat(borrow(text), 32) // its error is the range
+	return float32(f)
+}
+
+// quick32 rounds a decimal's nearest float64 to its nearest float32. That may go
+// wrong only if the float64 lies just between two float32, for then the decimal may
+// lie on either side; those below the normal range are not looked at.
+func quick32(f float64) (float32, bool) {
 	const between, below = 1 << 28, 1<<29 - 1
-	if f, ok := n.quick(); ok && math.Float64bits(f)&below != between && (f == 0 || (math.Abs(f) > 0x1p-126 && math.Abs(f) < math.MaxFloat32)) {
-		return float32(f), nil
+	if size := math.Abs(f); math.Float64bits(f)&below == between || (f != 0 && (size < 0x1p-126 || size > math.MaxFloat32)) {
+		return 0, false
 	}
-	f, err := strconv.ParseFloat(borrow(l.body[l.pos:n.end]), 32)
-	if err != nil {
-		return float32(f), l.beyondRange(n)
-	}
-	return float32(f), nil
+	return float32(f), true
 }
 
-func (l *list) beyondRange(n literal) error {
-	kind := l.kind
-	if kind == 0 {
-		kind = Float64
-	}
-	return l.fail("%s is beyond the range of %s", l.shown(n), kind)
+func (l *list) beyondRange(n *literal) error {
+	return l.fail("%s is beyond the range of %s", l.shown(n), l.kind)
 }
 
 // shown is the number as it is written.
-func (l *list) shown(n literal) string { return shortened(string(l.body[l.pos:n.end])) }
+func (l *list) shown(n *literal) string { return shortened(string(l.body[l.pos:n.end])) }
 
 // borrow makes a string of bytes without a copy, for a callee that does not keep it.
 func borrow(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

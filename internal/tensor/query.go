@@ -3,6 +3,7 @@ package tensor
 import (
 	"net/url"
 	"strings"
+	"unsafe"
 )
 
 // query reads the arguments of a query string, each one a JSON value.
@@ -30,10 +31,10 @@ func (d *decoder) query(query string) error {
 
 // argument reads one input from a text of its own.
 func (d *decoder) argument(name, text string) error {
-	if err := d.begin([]byte(name), -1); err != nil {
+	if err := d.begin(name, -1); err != nil {
 		return err
 	}
-	d.body, d.pos = []byte(text), 0
+	d.body, d.pos = unsafe.Slice(unsafe.StringData(text), len(text)), 0 // only to be read
 	if len(text) > 0 && text[0] > ' ' && !strings.ContainsRune("-[{0123456789tf", rune(text[0])) {
 		return d.errorf(0, "%q is not a JSON number, boolean or list", shortened(text))
 	}

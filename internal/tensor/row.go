@@ -8,10 +8,11 @@ import "sync"
 // A row refers to the body that it was decoded from where that holds binary data,
 // so the body must stay as it is until Release. Numbers are copies of the row's own.
 type Row struct {
-	sig    *Signature
-	layout *layout
-	values []value // by input
-	buf    []byte  // where values that were decoded lie
+	sig     *Signature
+	layout  *layout
+	values  []value // by input
+	buf     []byte  // where values that were decoded lie
+	decoder decoder
 
 	// Room for most queries, so that they take no allocation.
 	fewValues  [4]value
@@ -29,7 +30,7 @@ type value struct {
 func (v *value) dims() []int { return v.shape[:v.ndim] }
 
 // keptNumbers is the most that a row keeps of its buffer for its next query.
-const keptNumbers = 1 << 20
+const keptNumbers = 5 << 18 // 1 MiB and what an allocation of that is rounded to
 
 var rows = sync.Pool{New: func() any {
 	r := new(Row)
@@ -51,9 +52,7 @@ func newRow(s *Signature) *Row {
 // Release gives the row back for another query. It and its body must not be read
 // by anybody any more: the batch that it was in is answered, or it was in none.
 func (r *Row) Release() {
-	for i := range r.values {
-		r.values[i].dtype, r.values[i].data = 0, nil
-	}
+	clear(r.values)
 	if cap(r.buf) > keptNumbers {
 		r.buf = r.fewNumbers[:]
 	}
