@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from ._pickling import loads
 from ._request import Placeholder, Request
 from ._wire import API, BATCH_HEAD, MUST_CLAIM, ProtocolError
+
+
+def take_requests(frame: bytearray, at: int, lengths: Sequence[int]) -> list[Any]:
+    """Requests that read out of frame, whose heads and bodies begin at at, one after the other."""
+    requests: list[Any] = []
+    pairs = iter(lengths)
+    for head, payload in zip(pairs, pairs, strict=True):
+        body = at + head
+        end = body + payload
+        requests.append(Request(frame, at, body, end))
+        at = end
+    return requests
 
 
 class Batch:
@@ -36,23 +49,14 @@ class Batch:
         self.ahead = bool(flags & MUST_CLAIM)
         self.api = origin == API
         self.size = size
-        self.requests: list[Any] = []
         self.faults: dict[int, BaseException] = {}
         if self.api:
+            self.requests: list[Any] = []
             self.kwargs: list[dict[str, Any]] = []
             self.plain: list[bool] = []
             self._take_api(frame, at, lengths)
         else:
-            self._take_web(frame, at, lengths)
-
-    def _take_web(self, frame: bytearray, at: int, lengths: tuple[int, ...]) -> None:
-        add = self.requests.append
-        pairs = iter(lengths)
-        for head, payload in zip(pairs, pairs, strict=True):
-            body = at + head
-            end = body + payload
-            add(Request(frame, at, body, end))
-            at = end
+            self.requests = take_requests(frame, at, lengths)
 
     def _take_api(self, frame: bytearray, at: int, lengths: tuple[int, ...]) -> None:
         view = memoryview(frame)

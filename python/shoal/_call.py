@@ -11,7 +11,8 @@ import inspect
 from collections.abc import Callable, Mapping, Set
 from typing import Any, Final
 
-from ._accept import accepts_batch, is_marked
+from ._accept import accepts_batch, declared_arrays, is_marked, public_methods
+from ._array_spec import Signature, read_signature
 from ._errors import InvalidArgument
 
 _P = inspect.Parameter
@@ -23,12 +24,23 @@ class Plan:
     """One callable of a model, looked at once: what its signature takes.
 
     names are the keywords it takes beside the requests, required those of them without a default; open says
-    that it takes any keyword.
+    that it takes any keyword. arrays is None for a function that takes lists.
     """
 
-    __slots__ = ("call", "label", "batched", "is_async", "takes_request", "names", "required", "open")
+    __slots__ = (
+        "call",
+        "label",
+        "batched",
+        "is_async",
+        "takes_request",
+        "names",
+        "required",
+        "open",
+        "arrays",
+    )
 
-    def __init__(self, call: Callable[..., Any], label: str, batched: bool) -> None:
+    def __init__(self, call: Callable[..., Any], label: str, batched: bool, arrays: Any = None) -> None:
+        """Arrays is what accept_batch(arrays=) was given for it. Raises ValueError, TypeError."""
         self.call = call
         self.label = label
         self.batched = batched
@@ -38,6 +50,7 @@ class Plan:
         self.names: frozenset[str] = frozenset()
         self.required: tuple[str, ...] = ()
         self._read_signature(call)
+        self.arrays = read_signature(call, label, arrays) if batched else None
 
     def _read_signature(self, call: Callable[..., Any]) -> None:
         try:
@@ -101,7 +114,9 @@ class Target:
         self.is_class = model is not marked
         self.accepts_batch = accepts_batch(marked)
         self._all_batched = is_marked(marked)
+        self._all_arrays = declared_arrays(marked)
         self._plans: dict[str, Plan] = {}
+        self._signatures: dict[str, Signature] | None = None
 
     def plan(self, method: str) -> Plan:
         """The plan of a method; "" is __call__, or the function itself. Raises InvalidArgument."""
@@ -114,14 +129,32 @@ class Target:
         if not self.is_class:
             if method not in ("", "__call__"):
                 raise InvalidArgument(f"backend {self.backend!r} is a function: it has no method {method!r}")
-            return Plan(self.model, self._label(self.model), self.accepts_batch)
+            return Plan(self.model, self._label(self.model), self.accepts_batch, declared_arrays(self.model))
         name = method or "__call__"
         # Methods are reachable from outside, by name: private ones are not part of what the model offers.
         call = None if name.startswith("_") and name != "__call__" else getattr(self.model, name, None)
         if not callable(call):
             kind = type(self.model).__name__
             raise InvalidArgument(f"backend {self.backend!r}: class {kind} has no method {name!r}")
-        return Plan(call, self._label(call), self._all_batched or is_marked(call))
+        arrays = declared_arrays(call) or (self._all_arrays if name == "__call__" else None)
+        return Plan(call, self._label(call), self._all_batched or is_marked(call), arrays)
+
+    @property
+    def takes_arrays(self) -> bool:
+        """Whether any method takes arrays."""
+        return bool(self.signatures())
+
+    def signatures(self) -> dict[str, Signature]:
+        """What the methods take that take arrays. Raises ValueError, TypeError for what cannot be."""
+        if self._signatures is not None:
+            return self._signatures
+        plans: dict[str, Plan] = {}
+        for name in public_methods(type(self.model)) if self.is_class else ["__call__"]:
+            found = getattr(type(self.model), name, None)
+            if callable(found) and (self._all_batched or is_marked(found)):
+                plans["" if name == "__call__" else name] = self.plan("" if name == "__call__" else name)
+        self._signatures = {name: plan.arrays for name, plan in plans.items() if plan.arrays is not None}
+        return self._signatures
 
     def _label(self, call: Any) -> str:
         name = getattr(call, "__qualname__", type(call).__qualname__).replace("<locals>.", "")

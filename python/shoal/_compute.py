@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._answers import Coded, encode_fault, encode_pickle, encode_plain, error_payload
 from ._batch import Batch
@@ -11,6 +11,9 @@ from ._call import Plan, Target, as_answers
 from ._context import enter
 from ._errors import WrongAnswerCount
 from ._wire import ERROR, REF_ID, RESULT, RESULT_HEAD, U32, Bytes
+
+if TYPE_CHECKING:
+    from ._array_batch import ArrayBatch
 
 Reply = tuple[list[Bytes], int]
 """The parts of a frame to send, and their length together."""
@@ -22,9 +25,9 @@ def compute(target: Target, plan: Plan | Exception, batch: Batch) -> Reply:
         if isinstance(plan, Exception):
             raise plan
         answers = _call_batched(target, plan, batch) if plan.batched else _call_each(plan, batch)
-        return _result(batch, answers)
+        return encode_result(batch, answers)
     except BaseException as exc:  # SystemExit and KeyboardInterrupt of a model end its batch, not the worker
-        return _error(batch, exc)
+        return encode_error(batch, exc)
 
 
 async def compute_async(target: Target, plan: Plan, batch: Batch) -> Reply:
@@ -34,9 +37,9 @@ async def compute_async(target: Target, plan: Plan, batch: Batch) -> Reply:
             answers = await _await_batched(target, plan, batch)
         else:
             answers = await _await_each(plan, batch)
-        return _result(batch, answers)
+        return encode_result(batch, answers)
     except BaseException as exc:
-        return _error(batch, exc)
+        return encode_error(batch, exc)
 
 
 def _call_batched(target: Target, plan: Plan, batch: Batch) -> Sequence[Any]:
@@ -128,13 +131,16 @@ async def _await_each(plan: Plan, batch: Batch) -> list[Any]:
     return await asyncio.gather(*calls, return_exceptions=True)
 
 
-def _result(batch: Batch, answers: Sequence[Any]) -> Reply:
+def encode_result(batch: Batch | ArrayBatch, answers: Sequence[Any]) -> Reply:
+    """The parts of a RESULT frame."""
     codes = bytearray()
     lengths: list[bytes] = []
     payloads: list[Bytes] = []
     total = RESULT_HEAD.size + 5 * len(answers)
     pack = U32.pack
-    for code, payload in _encode_pickled(batch, answers) if batch.api else _encode_web(answers):
+    for code, payload in (
+        _encode_pickled(batch, answers) if isinstance(batch, Batch) and batch.api else _encode_web(answers)
+    ):
         codes.append(code)
         if type(payload) is list:
             length = sum(map(len, payload))
@@ -173,7 +179,8 @@ def _encode_pickled(batch: Batch, answers: Sequence[Any]) -> list[Coded]:
     return coded
 
 
-def _error(batch: Batch, error: BaseException) -> Reply:
+def encode_error(batch: Batch | ArrayBatch, error: BaseException) -> Reply:
+    """The parts of an ERROR frame."""
     payload = error_payload(error, batch.api)
     total = REF_ID.size + len(payload)
     return [REF_ID.pack(total - 4, ERROR, batch.id), payload], total

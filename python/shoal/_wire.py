@@ -22,6 +22,8 @@ WEB, API = 1, 2
 
 MUST_CLAIM = 1
 """Flag of a batch that was sent ahead: the worker claims it before it begins."""
+HAS_REQUESTS = 2
+"""Flag of an ARRAYS frame in which the requests come along."""
 
 PROTOCOL = 1
 LIMIT = 1 << 30
@@ -33,6 +35,9 @@ RESULT_HEAD = Struct("<IBQI")  # length, kind, id, count
 QUERY_HEAD = Struct("<IBQIHHHI")  # length, kind, id, timeout, endpoint, method, shard key, head
 ANSWER_HEAD = Struct("<xQB")  # kind (skipped), id, code
 REF_ID = Struct("<IBQ")  # length, kind, id
+SHARED_HEAD = Struct("<xQBQQQQ")  # kind (skipped), id, flags, offset, length, answer offset, answer room
+SHARED_ANSWER = Struct("<IBQQ")  # length, kind, id, length of the answer
+ALIGNMENT = 64  # of arrays within a frame
 
 _SCRATCH = 256 << 10
 # Up to here joining a frame's parts costs less than a system call for each of them.

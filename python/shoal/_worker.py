@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _wire
 from ._answers import error_object
@@ -27,8 +27,13 @@ from ._call import Plan, Target
 from ._claims import Claims
 from ._compute import Reply, compute, compute_async
 from ._load import load_target
+from ._needs import need
+from ._shared import Keeper, Region, SharedMemory
 from ._version import __version__
 from ._wire import FrameReader, json_frame, send_parts
+
+if TYPE_CHECKING:
+    from ._array_batch import ArrayBatch
 
 _GRACE = 5.0  # seconds that a model may still compute after its server is gone
 
@@ -37,13 +42,21 @@ class Worker:
     """One connection to the server and the model that answers on it."""
 
     def __init__(
-        self, sock: socket.socket, reader: FrameReader, target: Target, concurrency: int, claims: Claims
+        self,
+        sock: socket.socket,
+        reader: FrameReader,
+        target: Target,
+        concurrency: int,
+        claims: Claims,
+        memory: SharedMemory | None = None,
     ) -> None:
         self._sock = sock
         self._claims = claims
         self._reader = reader
         self._target = target
         self._concurrency = concurrency
+        self._memory = memory
+        self._keeper = Keeper()
         self._sending = threading.Lock()
         self._loop: _Loop | None = None
 
@@ -51,50 +64,118 @@ class Worker:
         """Answer batches until the server closes the connection; then finish those that were begun."""
         threads = _Threads(self._concurrency) if self._concurrency > 1 else None
         while (frame := self._reader.read()) is not None:
-            if frame[0] != _wire.BATCH:
-                raise _wire.ProtocolError(f"a frame of kind {frame[0]} where a batch was expected")
-            batch = Batch(frame)
-            plan = self._plan(batch.method)
-            if isinstance(plan, Plan) and plan.is_async:
-                self._start_async(plan, batch)
+            job = self._open(frame)
+            del frame
+            if job is None:
+                continue
+            if isinstance(job.plan, Plan) and job.plan.is_async:
+                self._start_async(job)
             elif threads is not None:
-                threads.start(self._answer, plan, batch)
+                threads.start(self._answer, job)
             else:
-                self._answer(plan, batch)
-            del frame, batch  # while the next read waits, the model's memory is the model's
+                self._answer(job)
+            del job  # while the next read waits, the model's memory is the model's
         if threads is not None:
             threads.finish()
         if self._loop is not None:
             self._loop.finish()
 
-    def _plan(self, method: str) -> Plan | Exception:
-        try:
-            return self._target.plan(method)
-        except Exception as exc:
-            return exc
+    def _open(self, frame: bytearray) -> Job | None:
+        """What a frame asks for; None when the server took it back. Raises ProtocolError."""
+        region = None
+        opened: bytearray | memoryview = frame
+        if frame[0] == _wire.SHARED:
+            region = Region(frame, self._memory)
+            # What the server took back may by now be another batch's memory.
+            if region.flags & _wire.MUST_CLAIM and not self._claims.take(region.id):
+                return None
+            opened = region.open(frame)
+        if opened[0] == _wire.BATCH:
+            return Job(
+                self._target, Batch(opened if type(opened) is bytearray else bytearray(opened)), region
+            )
+        if opened[0] == _wire.ARRAYS and self._target.takes_arrays:
+            from ._array_batch import ArrayBatch  # only models that take arrays pay for NumPy
 
-    def _is_ours(self, batch: Batch) -> bool:
-        return not batch.ahead or self._claims.take(batch.id)
+            return Job(self._target, ArrayBatch(opened, region), region)
+        raise _wire.ProtocolError(f"a frame of kind {opened[0]} where a batch was expected")
 
-    def _answer(self, plan: Plan | Exception, batch: Batch) -> None:
-        if self._is_ours(batch):
-            self._send(compute(self._target, plan, batch))
+    def _is_ours(self, job: Job) -> bool:
+        return not job.ahead or self._claims.take(job.batch.id)
 
-    def _start_async(self, plan: Plan, batch: Batch) -> None:
+    def _answer(self, job: Job) -> None:
+        if self._is_ours(job):
+            self._send(job.compute(), job.region)
+
+    def _start_async(self, job: Job) -> None:
         if self._loop is None:
             self._loop = _Loop(self._concurrency)
-        self._loop.start(self._answer_async(plan, batch))
+        self._loop.start(self._answer_async(job))
 
-    async def _answer_async(self, plan: Plan, batch: Batch) -> None:
-        if self._is_ours(batch):
-            self._send(await compute_async(self._target, plan, batch))
+    async def _answer_async(self, job: Job) -> None:
+        if self._is_ours(job):
+            self._send(await job.compute_async(), job.region)
 
-    def _send(self, reply: Reply) -> None:
+    def _send(self, reply: Reply, region: Region | None) -> None:
         with self._sending:
             try:
-                send_parts(self._sock, *reply)
+                if region is None:
+                    send_parts(self._sock, *reply)
+                else:
+                    self._sock.sendall(self._settle(reply, region))
             except (BrokenPipeError, ConnectionResetError):
                 pass  # nobody is there to hear it; the reader ends the process
+
+    def _settle(self, reply: Reply, region: Region) -> bytes:
+        """The frames that end a batch with a region, which is the server's again unless the model kept it."""
+        parts, total = reply
+        answer = region.put(parts, total) or b"".join(parts)
+        parts.clear()  # they may be views of the batch's own arrays
+        return b"".join((self._keeper.settle(region), answer, self._keeper.freed()))
+
+
+class Job:
+    """One batch, and how it is to be computed."""
+
+    __slots__ = ("batch", "plan", "ahead", "region", "_target")
+
+    def __init__(self, target: Target, batch: Batch | ArrayBatch, region: Region | None) -> None:
+        self.batch = batch
+        self.region = region
+        self.ahead = batch.ahead and region is None  # else it was claimed with its region
+        self._target = target
+        try:
+            self.plan: Plan | Exception = target.plan(batch.method)
+        except Exception as exc:
+            self.plan = exc
+
+    def compute(self) -> Reply:
+        """The reply of a plain function."""
+        if isinstance(self.batch, Batch):
+            if isinstance(self.plan, Exception) or self.plan.arrays is None:
+                return compute(self._target, self.plan, self.batch)
+            reply: Reply = _arrays().compute_columns(self._target, self.plan, self.batch)
+        else:
+            reply = _arrays().compute_arrays(self._target, self.plan, self.batch)
+        return reply
+
+    async def compute_async(self) -> Reply:
+        """The reply of an async function."""
+        assert isinstance(self.plan, Plan)
+        if isinstance(self.batch, Batch):
+            if self.plan.arrays is None:
+                return await compute_async(self._target, self.plan, self.batch)
+            reply: Reply = await _arrays().compute_columns_async(self._target, self.plan, self.batch)
+        else:
+            reply = await _arrays().compute_arrays_async(self._target, self.plan, self.batch)
+        return reply
+
+
+def _arrays() -> Any:
+    """The module that computes with arrays: models that take none need no NumPy."""
+    from . import _array_compute
+
+    return _array_compute
 
 
 class _Threads:
@@ -177,6 +258,15 @@ def take_init(reader: FrameReader) -> dict[str, Any] | None:
     return init
 
 
+def shared_memory(init: dict[str, Any]) -> SharedMemory | None:
+    """What INIT says that the server shares."""
+    shared = init.get("shared")
+    if not shared:
+        return None
+    os.set_inheritable(shared["fd"], False)
+    return SharedMemory(shared["fd"], shared["size"])
+
+
 def load(init: dict[str, Any]) -> Target:
     """load_target, once the two sides are known to speak the same protocol."""
     if init.get("protocol") != _wire.PROTOCOL:
@@ -184,7 +274,10 @@ def load(init: dict[str, Any]) -> Target:
             f"the server speaks worker protocol {init.get('protocol')}, this shoal package ({__version__}) "
             f"{_wire.PROTOCOL}: install the package that belongs to the server"
         )
-    return load_target(init)
+    target = load_target(init)
+    if target.signatures():
+        need("numpy", "to give a model arrays")
+    return target
 
 
 def ready_body(target: Target) -> dict[str, Any]:
@@ -198,6 +291,7 @@ def ready_body(target: Target) -> dict[str, Any]:
         "accepts_batch": target.accepts_batch,
         "source": "class" if target.is_class else "function",
         "doc": doc or "",
+        "arrays": {method: taken.as_json() for method, taken in target.signatures().items()},
     }
 
 
@@ -216,7 +310,7 @@ def serve(sock: socket.socket, claims: Claims) -> int:
     sock.sendall(json_frame(_wire.READY, ready_body(target)))
     _warm_up()
     try:
-        Worker(sock, reader, target, int(init.get("concurrency") or 1), claims).run()
+        Worker(sock, reader, target, int(init.get("concurrency") or 1), claims, shared_memory(init)).run()
     except ConnectionResetError:
         pass
     return 0

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._accept import accept_batch
+from ._array_spec import Array
 from ._context import Context, context
 from ._errors import Error
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ._handle import Handle
 
 __all__ = [
+    "Array",
     "Client",
     "Context",
     "accept_batch",

@@ -1,24 +1,46 @@
 package python
 
 import (
-	"bufio"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
+	"slices"
 
 	"github.com/shoalserve/shoal/batch"
-	"github.com/shoalserve/shoal/internal/serving"
+	"github.com/shoalserve/shoal/internal/tensor"
 	"github.com/shoalserve/shoal/internal/wire"
 )
 
-// frameWriter writes BATCH frames; it reuses its buffers.
+const (
+	// large is the size from which a payload is written from where it is and not
+	// copied into the frame.
+	large = 32 << 10
+	// sharedFrom is the size from which frames and answers go through shared
+	// memory, so that writing never waits for a worker that does not read.
+	sharedFrom = 64 << 10
+	// keptBuffer is the most that a writer keeps from one frame for the next.
+	keptBuffer = 1 << 20
+	// sharedHead is the size of a SHARED frame before the frame that it holds.
+	sharedHead = wire.HeaderSize + 8 + 1 + 4*8
+	// frameStart is where in a writer's buffer a frame begins: such that its kind
+	// comes right after the head of a SHARED frame.
+	frameStart = sharedHead - wire.HeaderSize + 1 // a frame's header ends with its kind
+)
+
+// frameWriter lays out batches as frames and writes them; it reuses its buffers.
+// After prepare it is taken until send.
 type frameWriter struct {
-	buf   []byte      // the frame, or all of it but large payloads
-	parts net.Buffers // the frame in pieces, when there are large payloads
+	arena   *arena
+	methods map[string]arrayMethod
+
+	buf   []byte // a SHARED frame's head, then the frame, or all of it but what is loose
+	start int    // where in buf begins what is to be written
 	cuts  []cut
+	loose int // bytes of the large payloads
+	rows  tensor.Collation
+	block int         // bytes of the rows' arrays, which end the frame
+	parts net.Buffers // what is to be written, where there are large payloads
 }
 
 // cut is a place in buf where a large payload belongs.
@@ -27,49 +49,153 @@ type cut struct {
 	payload []byte
 }
 
-// large is the size from which a payload is written from where it is and not
-// copied into the frame.
-const large = 32 << 10
-
-// keptBuffer is the most that a writer keeps from one frame for the next.
-const keptBuffer = 1 << 20
-
-// write writes one batch. With wire.ErrTooLong nothing was written.
-func (f *frameWriter) write(w io.Writer, b *callBatch) error {
-	loose, err := f.layOut(b)
+// prepare lays a batch out and returns how many bytes send will write. room is
+// the size that its answer may be expected to have. An error
+// concerns this batch alone, which is too large.
+func (f *frameWriter) prepare(b *callBatch, room int) (size int, err error) {
+	f.buf = slices.Grow(f.buf[:0], frameStart)[:frameStart]
+	if b.Queries[0].In.Row() != nil { // and so have all: rows have batch keys of their own
+		err = f.layOutRows(b)
+	} else {
+		err = f.layOut(b)
+	}
+	if err == nil {
+		err = wire.End(f.buf, frameStart, f.loose+f.block)
+	}
 	if err != nil {
-		return err
+		f.forget()
+		return 0, err
 	}
-	if err := wire.End(f.buf, 0, loose); err != nil {
-		return err
+	f.start = frameStart
+	if !f.share(b, room) {
+		f.fillBlock()
 	}
+	return len(f.buf) - f.start + f.loose, nil
+}
+
+// fillBlock appends the arrays of rows.
+func (f *frameWriter) fillBlock() {
+	if f.block > 0 {
+		end := len(f.buf)
+		f.buf = slices.Grow(f.buf, f.block)[:end+f.block]
+		f.rows.Fill(f.buf[end:])
+	}
+	f.rows.Reset()
+	f.block = 0
+}
+
+// send writes what was prepared.
+func (f *frameWriter) send(w io.Writer) (err error) {
 	if len(f.cuts) == 0 {
-		_, err = w.Write(f.buf)
+		_, err = w.Write(f.buf[f.start:])
 	} else {
 		_, err = f.pieces().WriteTo(w)
 	}
-	if cap(f.buf) > keptBuffer {
-		f.buf = nil
-	}
-	clear(f.cuts) // let go of the payloads
-	f.cuts, f.parts = f.cuts[:0], f.parts[:0]
+	f.forget()
 	return err
 }
 
-// layOut builds the frame and returns the bytes of the large payloads.
-func (f *frameWriter) layOut(b *callBatch) (loose int, err error) {
-	method := b.Queries[0].In.Method // the batch key: the same for all
-	if len(method) > 0xffff {
-		return 0, fmt.Errorf("%w: method name of %d bytes", wire.ErrTooLong, len(method))
+// forget lets go of what belongs to a batch.
+func (f *frameWriter) forget() {
+	if cap(f.buf) > keptBuffer {
+		f.buf = nil
 	}
-	buf := wire.Begin(f.buf[:0], wire.Batch)
-	buf = append(buf, originCode(b.Origin), flags(b))
+	clear(f.parts)
+	f.parts = f.parts[:0]
+	f.forgetLoose()
+}
+
+func (f *frameWriter) forgetLoose() {
+	clear(f.cuts)
+	f.cuts, f.loose = f.cuts[:0], 0
+	f.rows.Reset()
+	f.block = 0
+}
+
+// share puts a large frame into shared memory, and gets room there for a large
+// answer. It reports true if that took the arrays of rows along.
+func (f *frameWriter) share(b *callBatch, room int) bool {
+	frame := len(f.buf) - sharedHead + f.loose + f.block
+	if frame < sharedFrom {
+		frame = 0
+	}
+	if room < sharedFrom {
+		room = 0
+	}
+	if frame+room == 0 {
+		return false
+	}
+	r, ok := f.arena.take(b.ID, frame, room)
+	if !ok {
+		return false
+	}
+	if frame > 0 {
+		f.copyTo(f.arena.bytes(span{r.offset, frame}))
+	} else {
+		f.fillBlock()
+	}
+	f.putSharedHead(b, r)
+	return true
+}
+
+// putSharedHead makes what is to be written a SHARED frame.
+func (f *frameWriter) putSharedHead(b *callBatch, r region) {
+	head := wire.Begin(f.buf[:0], wire.Shared)
+	head = binary.LittleEndian.AppendUint64(head, b.ID)
+	head = append(head, flags(b))
+	for _, n := range []int{r.offset, r.frame, r.room.offset, r.room.length} {
+		head = binary.LittleEndian.AppendUint64(head, uint64(n))
+	}
+	binary.LittleEndian.PutUint32(head, uint32(len(f.buf)-4+f.loose))
+	f.start = 0
+}
+
+// copyTo writes the frame, from its kind on, to memory of its size.
+func (f *frameWriter) copyTo(dst []byte) {
+	from, at := sharedHead, 0
+	for _, c := range f.cuts {
+		at += copy(dst[at:], f.buf[from:c.at])
+		at += copy(dst[at:], c.payload)
+		from = c.at
+	}
+	at += copy(dst[at:], f.buf[from:])
+	if f.block > 0 {
+		f.rows.Fill(dst[at:])
+	}
+	f.buf = f.buf[:sharedHead]
+	f.forgetLoose()
+}
+
+// layOut builds a BATCH frame.
+func (f *frameWriter) layOut(b *callBatch) error {
+	if err := f.begin(wire.Batch, b, 0); err != nil {
+		return err
+	}
+	lengths := len(f.buf)
+	f.buf = append(f.buf, make([]byte, 8*len(b.Queries))...)
+	f.buf = append(f.buf, b.Queries[0].In.Method...)
+	f.addRequests(b, lengths)
+	return nil
+}
+
+// begin appends the head that frames of batches have in common.
+func (f *frameWriter) begin(kind wire.Kind, b *callBatch, more byte) error {
+	method := b.Queries[0].In.Method // part of the batch key: the same for all
+	if len(method) > 0xffff {
+		return fmt.Errorf("%w: method name of %d bytes", wire.ErrTooLong, len(method))
+	}
+	buf := wire.Begin(f.buf, kind)
+	buf = append(buf, originCode(b.Origin), flags(b)|more)
 	buf = binary.LittleEndian.AppendUint16(buf, uint16(len(method)))
 	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(b.Queries)))
-	buf = binary.LittleEndian.AppendUint64(buf, b.ID)
-	lengths := len(buf)
-	buf = append(buf, make([]byte, 8*len(b.Queries))...)
-	buf = append(buf, method...)
+	f.buf = binary.LittleEndian.AppendUint64(buf, b.ID)
+	return nil
+}
+
+// addRequests appends heads and payloads, and puts their lengths where there is
+// room for them.
+func (f *frameWriter) addRequests(b *callBatch, lengths int) {
+	buf := f.buf
 	for i, q := range b.Queries {
 		c, start := q.In, len(buf)
 		payload := c.Args.Payload
@@ -86,16 +212,15 @@ func (f *frameWriter) layOut(b *callBatch) (loose int, err error) {
 			buf = append(buf, payload...)
 		} else {
 			f.cuts = append(f.cuts, cut{len(buf), payload})
-			loose += len(payload)
+			f.loose += len(payload)
 		}
 	}
 	f.buf = buf
-	return loose, nil
 }
 
 // pieces returns the frame as the kernel gathers it.
 func (f *frameWriter) pieces() *net.Buffers {
-	from := 0
+	from := f.start
 	f.parts = f.parts[:0]
 	for _, c := range f.cuts {
 		if c.at > from {
@@ -126,134 +251,4 @@ func originCode(o batch.Origin) byte {
 		return 1
 	}
 	return 2
-}
-
-func newReader(r io.Reader) io.Reader { return bufio.NewReaderSize(r, 64<<10) }
-
-// result is a parsed RESULT frame. Its answers alias the frame.
-type result struct {
-	id      uint64
-	codes   []byte
-	ends    []int // where each payload ends in data
-	data    []byte
-	lengths []byte
-}
-
-func (r *result) count() int { return len(r.codes) }
-
-// parseResult checks a RESULT frame's lengths; its payloads are read one by one.
-func parseResult(body []byte) (*result, error) {
-	if len(body) < 12 {
-		return nil, fmt.Errorf("RESULT frame of %d bytes is too short", len(body))
-	}
-	r := &result{id: binary.LittleEndian.Uint64(body)}
-	n := int(binary.LittleEndian.Uint32(body[8:]))
-	body = body[12:]
-	if len(body)/5 < n {
-		return nil, fmt.Errorf("RESULT frame has %d answers but only %d bytes for their codes and lengths", n, len(body))
-	}
-	r.codes, r.lengths, r.data = body[:n], body[n:5*n], body[5*n:]
-	r.ends = make([]int, n)
-	end := 0
-	for i := range n {
-		end += int(binary.LittleEndian.Uint32(r.lengths[4*i:]))
-		r.ends[i] = end
-	}
-	if end != len(r.data) {
-		return nil, fmt.Errorf("RESULT frame has %d bytes of answers, their lengths say %d", len(r.data), end)
-	}
-	return r, nil
-}
-
-// answer reads the payload of query i.
-func (r *result) answer(i int, backend string) (serving.Response, error) {
-	start := 0
-	if i > 0 {
-		start = r.ends[i-1]
-	}
-	payload := r.data[start:r.ends[i]:r.ends[i]]
-	switch format := serving.Format(r.codes[i]); format {
-	case serving.JSON, serving.Text, serving.Bytes, serving.Pickle:
-		return serving.Response{Format: format, Body: payload}, nil
-	case serving.Full:
-		return parseFull(payload, backend)
-	case wire.ErrorCode:
-		failure, err := parseFailure(payload, backend)
-		if err != nil {
-			return serving.Response{}, protocolFailure(backend, err)
-		}
-		return serving.Response{}, failure
-	default:
-		return serving.Response{}, protocolFailure(backend, fmt.Errorf("unknown answer code %d", format))
-	}
-}
-
-// protocolFailure is the error of one query whose answer cannot be read.
-func protocolFailure(backend string, err error) error {
-	return serving.Errorf(serving.Internal, "backend %q: unreadable answer from the worker: %v", backend, err)
-}
-
-func parseFull(payload []byte, backend string) (serving.Response, error) {
-	object, body, err := prefixed(payload)
-	if err != nil {
-		return serving.Response{}, protocolFailure(backend, err)
-	}
-	var head struct {
-		Status  int         `json:"status"`
-		Headers [][2]string `json:"headers"`
-	}
-	if err := json.Unmarshal(object, &head); err != nil {
-		return serving.Response{}, protocolFailure(backend, err)
-	}
-	response := serving.Response{Format: serving.Full, Status: head.Status, Header: make(http.Header), Body: body}
-	for _, h := range head.Headers {
-		response.Header.Add(h[0], h[1])
-	}
-	return response, nil
-}
-
-// parseError reads an ERROR frame.
-func parseError(body []byte, backend string) (id uint64, failure *serving.ModelError, err error) {
-	if len(body) < 8 {
-		return 0, nil, fmt.Errorf("ERROR frame of %d bytes is too short", len(body))
-	}
-	failure, err = parseFailure(body[8:], backend)
-	return binary.LittleEndian.Uint64(body), failure, err
-}
-
-// parseFailure reads an error payload.
-func parseFailure(payload []byte, backend string) (*serving.ModelError, error) {
-	object, pickle, err := prefixed(payload)
-	if err != nil {
-		return nil, err
-	}
-	var e wire.ErrorObject
-	if err := json.Unmarshal(object, &e); err != nil {
-		return nil, fmt.Errorf("reading an error object: %w", err)
-	}
-	failure := &serving.ModelError{
-		Backend: backend, Type: e.Type, Message: e.Message, Traceback: e.Traceback, Status: e.Status, Pickle: pickle,
-	}
-	if failure.Status < 400 || failure.Status > 599 {
-		failure.Status = http.StatusInternalServerError
-	}
-	if len(e.Headers) > 0 {
-		failure.Header = make(http.Header)
-		for name, value := range e.Headers {
-			failure.Header.Set(name, value)
-		}
-	}
-	return failure, nil
-}
-
-// prefixed cuts a payload into the object that its first u32 measures, and the rest.
-func prefixed(payload []byte) (object, rest []byte, err error) {
-	if len(payload) < 4 {
-		return nil, nil, fmt.Errorf("payload of %d bytes is too short", len(payload))
-	}
-	n := binary.LittleEndian.Uint32(payload)
-	if uint64(n) > uint64(len(payload)-4) {
-		return nil, nil, fmt.Errorf("payload of %d bytes holds no object of %d bytes", len(payload), n)
-	}
-	return payload[4 : 4+n], payload[4+n:], nil
 }

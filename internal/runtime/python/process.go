@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,15 +36,23 @@ type initFrame struct {
 	MaxBatchSize int      `json:"max_batch_size"`
 	SysPath      []string `json:"sys_path,omitempty"`
 	Cwd          string   `json:"cwd,omitempty"`
+	Shared       *shared  `json:"shared,omitempty"`
+}
+
+// shared tells a worker of its shared memory.
+type shared struct {
+	FD   int `json:"fd"`
+	Size int `json:"size"`
 }
 
 // readyFrame is the body of a READY frame.
 type readyFrame struct {
-	Protocol     int    `json:"protocol"`
-	PID          int    `json:"pid"`
-	Python       string `json:"python"`
-	SDK          string `json:"sdk"`
-	AcceptsBatch bool   `json:"accepts_batch"`
+	Protocol     int                        `json:"protocol"`
+	PID          int                        `json:"pid"`
+	Python       string                     `json:"python"`
+	SDK          string                     `json:"sdk"`
+	AcceptsBatch bool                       `json:"accepts_batch"`
+	Arrays       map[string]json.RawMessage `json:"arrays"`
 }
 
 // Start implements serving.Runtime.
@@ -54,6 +63,12 @@ func (r *runtime) Start(ctx context.Context, spec serving.ReplicaSpec) (serving.
 	}
 	stopKilling := context.AfterFunc(ctx, p.kill)
 	ready, err := r.handshake(p, spec)
+	var methods map[string]arrayMethod
+	if err == nil {
+		if methods, err = readMethods(ready.Arrays); err != nil {
+			err = &serving.LoadError{Backend: spec.Backend, Type: "ValueError", Message: err.Error()}
+		}
+	}
 	if !stopKilling() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -72,7 +87,7 @@ func (r *runtime) Start(ctx context.Context, spec serving.ReplicaSpec) (serving.
 			Traceback: p.stderr.last(),
 		}
 	}
-	return newWorker(p, spec, ready.AcceptsBatch), nil
+	return newWorker(p, spec, ready.AcceptsBatch, methods), nil
 }
 
 // handshake sends INIT and waits for READY.
@@ -82,6 +97,9 @@ func (r *runtime) handshake(p *process, spec serving.ReplicaSpec) (readyFrame, e
 		Protocol: wire.Version, Backend: spec.Backend, Replica: spec.Index, Source: r.spec.Source,
 		Concurrency: max(1, spec.Config.MaxConcurrentBatches), MaxBatchSize: spec.Config.MaxBatchSize,
 		SysPath: r.spec.SysPath, Cwd: r.spec.Cwd,
+	}
+	if p.arena != nil {
+		init.Shared = &shared{FD: sharedFD, Size: arenaSize}
 	}
 	body, err := json.Marshal(init)
 	if err != nil {
@@ -124,8 +142,16 @@ type process struct {
 	cmd    *exec.Cmd
 	conn   *net.UnixConn
 	claims *claims
+	arena  *arena // nil where the system has no shared memory
 	stderr *lines
 }
+
+// What a worker inherits, after its standard streams.
+const (
+	connFD   = 3
+	claimsFD = 4
+	sharedFD = 5
+)
 
 // spawn starts the interpreter with one end of a socket pair.
 func (r *runtime) spawn(spec serving.ReplicaSpec) (*process, error) {
@@ -142,8 +168,16 @@ func (r *runtime) spawn(spec serving.ReplicaSpec) (*process, error) {
 		return func(line string) { r.opts.Log(spec.Backend, spec.Index, stream, line) }
 	}
 	p := &process{conn: conn, claims: claims, stderr: &lines{emit: log("stderr")}}
-	p.cmd = exec.Command(cmp.Or(r.spec.Interpreter, r.opts.Interpreter), "-m", "shoal._worker", "--fd", "3", "--claims", "4")
+	if p.arena, err = newArena(); err != nil {
+		// Large batches go through the socket then, as elsewhere.
+		r.opts.Logger.Warn("no shared memory for a worker", "backend", spec.Backend, "replica", spec.Index, "error", err)
+	}
+	p.cmd = exec.Command(cmp.Or(r.spec.Interpreter, r.opts.Interpreter), "-m", "shoal._worker",
+		"--fd", strconv.Itoa(connFD), "--claims", strconv.Itoa(claimsFD))
 	p.cmd.ExtraFiles = []*os.File{theirs, claims.read}
+	if p.arena != nil {
+		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, p.arena.memory.file)
+	}
 	p.cmd.Dir = r.spec.Cwd
 	p.cmd.Env = r.opts.environment(spec.Config.Env)
 	p.cmd.Stdout, p.cmd.Stderr = &lines{emit: log("stdout")}, p.stderr
@@ -194,7 +228,9 @@ func (p *process) reap() error {
 	return err
 }
 
-func (p *process) close() error { return errors.Join(p.conn.Close(), p.claims.close()) }
+func (p *process) close() error {
+	return errors.Join(p.conn.Close(), p.claims.close(), p.arena.close())
+}
 
 // lines cuts what a process writes into lines and keeps the last few.
 type lines struct {

@@ -2,14 +2,17 @@ package python
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/shoalserve/shoal/batch"
 	"github.com/shoalserve/shoal/internal/serving"
+	"github.com/shoalserve/shoal/internal/tensor"
 	"github.com/shoalserve/shoal/internal/wire"
 )
 
@@ -21,6 +24,10 @@ type worker struct {
 	backend string
 	index   int
 	batched bool
+
+	methods map[string]arrayMethod // those that take arrays
+	reader  tensor.AnswerReader    // used by read alone
+	answer  answerSize
 
 	writing sync.Mutex // guards the writing side of conn, and the fields below
 	frame   frameWriter
@@ -35,9 +42,10 @@ type worker struct {
 	ended  chan struct{} // closed when the process is gone and read has returned
 }
 
-func newWorker(p *process, spec serving.ReplicaSpec, batched bool) *worker {
+func newWorker(p *process, spec serving.ReplicaSpec, batched bool, methods map[string]arrayMethod) *worker {
 	w := &worker{
-		process: p, backend: spec.Backend, index: spec.Index, batched: batched,
+		process: p, backend: spec.Backend, index: spec.Index, batched: batched, methods: methods,
+		frame:    frameWriter{arena: p.arena, methods: methods},
 		inFlight: make(map[uint64]*callBatch), exited: make(chan struct{}), ended: make(chan struct{}),
 	}
 	go w.run() // ends with the process; Stop waits for it
@@ -46,6 +54,9 @@ func newWorker(p *process, spec serving.ReplicaSpec, batched bool) *worker {
 
 // Batched implements serving.Instance.
 func (w *worker) Batched() bool { return w.batched }
+
+// Arrays implements serving.ArrayTaker.
+func (w *worker) Arrays(method string) *tensor.Signature { return w.methods[method].signature }
 
 // PID implements serving.Instance.
 func (w *worker) PID() int { return w.cmd.Process.Pid }
@@ -68,43 +79,39 @@ func (w *worker) Run(b *callBatch) {
 	w.mu.Lock()
 	w.inFlight[b.ID] = b
 	w.mu.Unlock()
-	if b.Ahead && inputBytes(b) > spareRoom {
-		// The worker will not read it all before it is free, and the caller may
-		// be the goroutine that is to read the worker's answer.
-		go w.write(b) // ends with the process at the latest; failRest waits for it
+	size, err := w.frame.prepare(b, w.answer.expect(b))
+	if err != nil {
+		w.writing.Unlock()
+		// Nothing was written: the worker is well, the batch is not.
+		if w.claim(b.ID) != nil {
+			b.Finish(nil, serving.Errorf(serving.TooLarge, "backend %q: a batch of %d queries does not fit into one frame: %v", w.backend, len(b.Queries), err))
+		}
 		return
 	}
-	w.write(b)
+	if b.Ahead && size > spareRoom {
+		// The worker will not read it all before it is free, and the caller may
+		// be the goroutine that is to read the worker's answer.
+		go w.send(b) // ends with the process at the latest; failRest waits for it
+		return
+	}
+	w.send(b)
 }
 
 // spareRoom is what certainly fits into the socket's buffers beside a batch
 // that the worker has not read yet.
 const spareRoom = 32 << 10
 
-func inputBytes(b *callBatch) (n int64) {
-	for _, q := range b.Queries {
-		n += size(q.In)
-	}
-	return n
-}
-
-// write writes a batch that is in flight. writing is held, and given up.
-func (w *worker) write(b *callBatch) {
+// send writes the batch that was prepared. writing is held, and given up.
+func (w *worker) send(b *callBatch) {
 	var err error
 	if b.Ahead {
 		err = w.claims.offer(b.ID)
 	}
 	if err == nil {
-		err = w.frame.write(w.conn, b)
+		err = w.frame.send(w.conn)
 	}
 	w.writing.Unlock()
-	switch {
-	case errors.Is(err, wire.ErrTooLong):
-		// Nothing was written: the worker is well, the batch is not.
-		if w.claim(b.ID) != nil {
-			b.Finish(nil, serving.Errorf(serving.TooLarge, "backend %q: a batch of %d queries does not fit into one frame: %v", w.backend, len(b.Queries), err))
-		}
-	case err != nil:
+	if err != nil {
 		// The socket is broken, so run is about to find the worker dead; Stop
 		// will fail this batch with the others.
 		w.kill()
@@ -132,6 +139,7 @@ func (w *worker) Recall(*callBatch) {
 func (w *worker) notBegun() (batches []*callBatch) {
 	for _, id := range w.claims.withdraw() {
 		if b := w.claim(id); b != nil {
+			w.arena.answered(id) // the worker never looked at it
 			batches = append(batches, b)
 		}
 	}
@@ -192,17 +200,56 @@ func (w *worker) read() error {
 		if err != nil {
 			return err
 		}
-		switch kind {
-		case wire.Result:
-			err = w.result(body)
-		case wire.Error:
-			err = w.raised(body)
-		default:
-			err = fmt.Errorf("unexpected frame of kind %d", kind)
-		}
-		if err != nil {
+		if err := w.take(kind, body); err != nil {
 			return fmt.Errorf("the worker broke the protocol: %w", err)
 		}
+	}
+}
+
+// take does what a frame from the worker is about.
+func (w *worker) take(kind wire.Kind, body []byte) error {
+	switch kind {
+	case wire.Result:
+		return w.result(body)
+	case wire.Answers:
+		return w.answers(body)
+	case wire.Error:
+		return w.raised(body)
+	case wire.Shared:
+		return w.shared(body)
+	case wire.Keep:
+		return onID(body, w.arena.keep)
+	case wire.Free:
+		return onID(body, w.arena.letGo)
+	default:
+		return fmt.Errorf("unexpected frame of kind %d", kind)
+	}
+}
+
+// onID does something with the batch id that is a frame's body.
+func onID(body []byte, do func(id uint64) error) error {
+	if len(body) != 8 {
+		return fmt.Errorf("a batch id of %d bytes", len(body))
+	}
+	return do(binary.LittleEndian.Uint64(body))
+}
+
+// shared takes an answer that lies in shared memory.
+func (w *worker) shared(body []byte) error {
+	if len(body) != 16 {
+		return fmt.Errorf("SHARED frame of %d bytes", len(body))
+	}
+	frame, err := w.arena.answer(binary.LittleEndian.Uint64(body), binary.LittleEndian.Uint64(body[8:]))
+	if err != nil {
+		return err
+	}
+	switch kind := wire.Kind(frame[0]); kind {
+	case wire.Answers:
+		return w.answers(frame[1:]) // written out before the region is another's
+	case wire.Result, wire.Error:
+		return w.take(kind, slices.Clone(frame[1:])) // which the answers refer to
+	default:
+		return fmt.Errorf("unexpected frame of kind %d in shared memory", kind)
 	}
 }
 
@@ -216,8 +263,10 @@ func (w *worker) result(body []byte) error {
 	if b == nil {
 		return fmt.Errorf("answer to batch %d, which is not in flight", r.id)
 	}
+	defer w.arena.answered(r.id)
+	w.answer.learn(len(body), len(b.Queries))
 	if r.count() != len(b.Queries) {
-		b.Finish(make([]serving.Response, r.count()), nil) // a CountError for all
+		b.Finish(nil, &batch.CountError{Name: w.backend, Expected: len(b.Queries), Got: r.count()})
 		return nil
 	}
 	for i, q := range b.Queries {
@@ -237,6 +286,7 @@ func (w *worker) raised(body []byte) error {
 	if b == nil {
 		return fmt.Errorf("error for batch %d, which is not in flight", id)
 	}
+	defer w.arena.answered(id)
 	b.Finish(nil, failure)
 	return nil
 }
@@ -281,6 +331,7 @@ func (w *worker) failRest() {
 	w.inFlight = make(map[uint64]*callBatch)
 	w.mu.Unlock()
 	w.writing.Unlock()
+	_ = w.arena.close() // likewise
 	for _, b := range back {
 		b.Return()
 	}

@@ -1,0 +1,161 @@
+"""Computing a batch with a function that takes arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ._array_batch import AnyArray, ArrayBatch, encode_arrays
+from ._array_stack import Group, stack
+from ._batch import Batch
+from ._call import Plan, Target, as_answers
+from ._compute import Reply, encode_error, encode_result
+from ._context import enter
+from ._errors import InvalidArgument, WrongAnswerCount
+
+
+def compute_arrays(target: Target, plan: Plan | Exception, batch: ArrayBatch) -> Reply:
+    """As compute, for queries whose inputs came as arrays."""
+    try:
+        enter(not batch.api, batch.size)
+        # Nobody but the model holds an array while it computes, nor after that.
+        result = _checked(plan).call(*batch.take_requests(), **batch.take_arrays())
+        return _reply(target, batch, result)
+    except BaseException as exc:  # as in compute
+        return encode_error(batch, exc)
+
+
+async def compute_arrays_async(target: Target, plan: Plan, batch: ArrayBatch) -> Reply:
+    """As compute_arrays, for an async function."""
+    try:
+        enter(not batch.api, batch.size)
+        result = await _checked(plan).call(*batch.take_requests(), **batch.take_arrays())
+        return _reply(target, batch, result)
+    except BaseException as exc:
+        return encode_error(batch, exc)
+
+
+def compute_columns(target: Target, plan: Plan, batch: Batch) -> Reply:
+    """As compute, for queries of handles, whose arguments are made arrays first."""
+    try:
+        answers = _Answers(target, batch)
+        for group in _groups(target, plan, batch):
+            enter(False, len(group[0]))
+            answers.add(group, plan.call(*_requests(plan, batch, group), **group[1]))
+        return encode_result(batch, answers.in_order())
+    except BaseException as exc:
+        return encode_error(batch, exc)
+
+
+async def compute_columns_async(target: Target, plan: Plan, batch: Batch) -> Reply:
+    """As compute_columns, for an async function."""
+    try:
+        answers = _Answers(target, batch)
+        for group in _groups(target, plan, batch):
+            enter(False, len(group[0]))
+            answers.add(group, await plan.call(*_requests(plan, batch, group), **group[1]))
+        return encode_result(batch, answers.in_order())
+    except BaseException as exc:
+        return encode_error(batch, exc)
+
+
+def _checked(plan: Plan | Exception) -> Plan:
+    if isinstance(plan, Exception):
+        raise plan
+    if plan.arrays is None:
+        raise InvalidArgument(f"{plan.label} takes no arrays")
+    return plan
+
+
+def _reply(target: Target, batch: ArrayBatch, result: Any) -> Reply:
+    """Arrays go as they are; what is not an array, or does not travel as one, item by item."""
+    if type(result) is not np.ndarray:
+        result = _as_arrays(target, result)
+    if type(result) is dict or (type(result) is np.ndarray and result.ndim > 0):
+        reply = encode_arrays(batch.id, result)
+        if reply is not None:
+            return reply
+    return encode_result(batch, _items(target, result))
+
+
+def _as_arrays(target: Target, result: Any) -> Any:
+    """An array for what can be one without a copy, a dict of arrays for a dict; else the result itself."""
+    if isinstance(result, dict):
+        arrays = {str(name): np.asarray(value) for name, value in result.items()}
+        lengths = {name: len(array) if array.ndim else None for name, array in arrays.items()}
+        if not arrays or None in lengths.values():
+            raise TypeError(
+                f"backend {target.backend!r} must return arrays whose first axis is the batch; "
+                f"it returned {_shapes(arrays)}"
+            )
+        if len(set(lengths.values())) > 1:
+            raise WrongAnswerCount(
+                f"backend {target.backend!r} returned different numbers of answers: {_shapes(arrays)}"
+            )
+        return arrays
+    if hasattr(result, "__array__") and not hasattr(result, "iloc"):  # a tensor; a DataFrame is refused below
+        return np.asarray(result)
+    return result
+
+
+def _shapes(arrays: dict[str, AnyArray]) -> str:
+    return "a dict with " + (", ".join(f"{n!r} of shape {a.shape}" for n, a in arrays.items()) or "nothing")
+
+
+def _items(target: Target, result: Any) -> Sequence[Any]:
+    """One answer for each query. Numbers are Python's: they cost least, as JSON and as pickle."""
+    if type(result) is dict:
+        columns = [_items(target, value) for value in result.values()]
+        return [dict(zip(result, row, strict=True)) for row in zip(*columns, strict=True)]
+    if type(result) is np.ndarray and result.ndim > 0:
+        items: list[Any] = result.tolist() if result.ndim == 1 else list(result)
+        return items
+    return as_answers(result, target.backend, api=True)
+
+
+def _groups(target: Target, plan: Plan, batch: Batch) -> list[Group]:
+    if not batch.api:
+        raise InvalidArgument(f"{plan.label} takes arrays, and the server sent requests")
+    assert plan.arrays is not None
+    return stack(plan.arrays, plan.label, batch)
+
+
+def _requests(plan: Plan, batch: Batch, group: Group) -> tuple[()] | tuple[list[Any]]:
+    if plan.arrays is None or not plan.arrays.requests:
+        return ()
+    return ([batch.requests[i] for i in group[0]],)
+
+
+class _Answers:
+    """Puts the answers of a batch's calls in the order of its queries."""
+
+    def __init__(self, target: Target, batch: Batch) -> None:
+        self._target = target
+        self._batch = batch
+        self._answers: Sequence[Any] | None = None
+        self._placed: list[Any] = []
+
+    def add(self, group: Group, result: Any) -> None:
+        """Take what one call returned."""
+        answers = _items(self._target, _as_arrays(self._target, result))
+        indices = group[0]
+        if len(indices) == self._batch.size:
+            self._answers = answers  # the server compares their number
+            return
+        if len(answers) != len(indices):
+            raise WrongAnswerCount(
+                f"backend {self._target.backend!r} returned {len(answers)} answers "
+                f"for a batch of {len(indices)} queries"
+            )
+        self._placed += zip(indices, answers, strict=True)
+
+    def in_order(self) -> Sequence[Any]:
+        """Answers and errors, one for each query."""
+        if self._answers is not None:
+            return self._answers
+        answers: list[Any] = [None] * self._batch.size
+        for i, answer in [*self._placed, *self._batch.faults.items()]:
+            answers[i] = answer
+        return answers

@@ -1,0 +1,255 @@
+"""Which arrays a model's function takes: what its author declares, and what the server is told of it."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+Pad: TypeAlias = "Literal['longest'] | tuple[int, ...] | None"
+
+DTYPES = {
+    "bool": "|b1",
+    "int8": "|i1",
+    "int16": "<i2",
+    "int32": "<i4",
+    "int64": "<i8",
+    "uint8": "|u1",
+    "uint16": "<u2",
+    "uint32": "<u4",
+    "uint64": "<u8",
+    "float16": "<f2",
+    "float32": "<f4",
+    "float64": "<f8",
+}
+"""The datatypes that travel as arrays, and their typestr."""
+
+_PYTHON = {bool: "bool", int: "int64", float: "float64"}
+_MASK, _LENGTHS = "_mask", "_lengths"
+_P = inspect.Parameter
+
+
+class Array:
+    """What an array parameter of a model takes.
+
+    dtype is a name such as "float32", a type such as numpy.float32, or None: then integers arrive as int64,
+    other numbers as float64. shape is that of one item, without the batch's axis: sizes, or None for any.
+    pad lets items of different lengths share a batch: their first axis is filled up with pad_value, to the
+    longest of the batch (pad="longest") or to the smallest of some lengths (pad=[64, 128]). A function that
+    also has a parameter NAME_mask or NAME_lengths gets there which elements are real: bool [batch, length],
+    int64 [batch]. Raises ValueError for what cannot be.
+    """
+
+    __slots__ = ("dtype", "shape", "pad", "pad_value")
+
+    def __init__(
+        self,
+        dtype: Any = None,
+        *,
+        shape: Sequence[int | None] | None = None,
+        pad: Literal["longest"] | Sequence[int] | None = None,
+        pad_value: float = 0,
+    ) -> None:
+        self.dtype = None if dtype is None else dtype_name(dtype)
+        self.shape = None if shape is None else tuple(shape)
+        self.pad: Pad = pad if pad is None or pad == "longest" else _buckets(pad)
+        self.pad_value = pad_value
+        if pad is None and pad_value != 0:
+            raise ValueError("a pad_value without pad has no meaning")
+        for size in self.shape or ():
+            if size is not None and (not isinstance(size, int) or size < 1):
+                raise ValueError(f"shape {self.shape}: sizes are at least 1, or None for any")
+        if pad is not None and self.shape is not None and self.shape[:1] != (None,):
+            raise ValueError(f"shape {self.shape}: the first size of a padded array must be None")
+
+    def __repr__(self) -> str:
+        return f"Array({self.dtype!r}, shape={self.shape}, pad={self.pad!r}, pad_value={self.pad_value})"
+
+
+def _buckets(pad: Any) -> tuple[int, ...]:
+    lengths = () if isinstance(pad, str) else tuple(pad)
+    if (
+        not lengths
+        or any(type(n) is not int or n < 1 for n in lengths)
+        or list(lengths) != sorted(set(lengths))
+    ):
+        raise ValueError(f"pad must be 'longest' or a list of growing lengths, not {pad!r}")
+    return lengths
+
+
+def dtype_name(dtype: Any) -> str:
+    """The name of a datatype however it is given. Raises ValueError for one that does not travel."""
+    name = _PYTHON.get(dtype) if isinstance(dtype, type) else None
+    name = name or getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    for known, typestr in DTYPES.items():
+        if name in (known, typestr, typestr[1:]):
+            return known
+    near = difflib.get_close_matches(name, DTYPES, 1)
+    raise ValueError(
+        f"dtype {name!r} is not one of {', '.join(DTYPES)}" + (f"; did you mean {near[0]!r}?" if near else "")
+    )
+
+
+class Input:
+    """One array parameter of one function."""
+
+    __slots__ = ("name", "array", "optional", "mask", "lengths")
+
+    def __init__(self, name: str, array: Array, optional: bool, mask: bool, lengths: bool) -> None:
+        self.name = name
+        self.array = array
+        self.optional = optional
+        self.mask = mask
+        self.lengths = lengths
+
+    def as_json(self) -> dict[str, Any]:
+        """The Input object of the protocol."""
+        array = self.array
+        given: dict[str, Any] = {"name": self.name}
+        if array.dtype is not None:
+            given["dtype"] = array.dtype
+        if array.shape is not None:
+            given["shape"] = [-1 if size is None else size for size in array.shape]
+        if array.pad is not None:
+            given["pad"] = array.pad
+            given["pad_value"] = array.pad_value
+        for flag in ("optional", "mask", "lengths"):
+            if getattr(self, flag):
+                given[flag] = True
+        return given
+
+
+class Signature:
+    """The arrays that one function takes; requests: and the list of requests before them."""
+
+    __slots__ = ("inputs", "requests", "sole")
+
+    def __init__(self, inputs: Sequence[Input], requests: bool) -> None:
+        self.inputs = tuple(inputs)
+        self.requests = requests
+        required = [i.name for i in inputs if not i.optional]
+        one = required if len(inputs) > 1 else [i.name for i in inputs]
+        self.sole = one[0] if len(one) == 1 else None
+        """The input that a query without names is meant for; None when that is not clear."""
+
+    def as_json(self) -> dict[str, Any]:
+        """One method's entry in READY."""
+        return {"inputs": [i.as_json() for i in self.inputs], "requests": self.requests}
+
+
+def read_signature(call: Callable[..., Any], label: str, declared: Any) -> Signature | None:
+    """What arrays a batched function takes; None when it takes none. label names it in errors.
+
+    declared is what accept_batch(arrays=) was given. Raises ValueError, TypeError for what cannot be.
+    """
+    if declared is None or declared is True:
+        given: dict[str, Array] = {}
+    elif isinstance(declared, Mapping):
+        given = {name: spec if isinstance(spec, Array) else Array(spec) for name, spec in declared.items()}
+    else:
+        raise TypeError(f"{label}: arrays must be True or a dict of the parameters, not {declared!r}")
+    try:
+        parameters = list(inspect.signature(call).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    given = {**_annotated(call, parameters), **given}
+    if not given and declared is not True:
+        return None
+    return _Reader(label, parameters, given, everything=declared is True).read()
+
+
+class _Reader:
+    """Sorts a function's parameters: requests, arrays, and what comes along with padded ones."""
+
+    def __init__(
+        self, label: str, parameters: list[inspect.Parameter], given: dict[str, Array], everything: bool
+    ) -> None:
+        self._label = label
+        self._parameters = parameters
+        self._names = {p.name for p in parameters}
+        self._given = given
+        self._everything = everything
+
+    def read(self) -> Signature:
+        for name in self._given:
+            if name not in self._names:
+                near = difflib.get_close_matches(name, self._names, 1)
+                raise ValueError(
+                    f"{self._label} has no parameter {name!r}"
+                    + (f"; did you mean {near[0]!r}?" if near else "")
+                )
+        requests = self._takes_requests()
+        inputs = [self._input(p) for p in self._parameters[requests:] if not self._comes_along(p.name)]
+        if not inputs:
+            raise ValueError(f"{self._label} is to take arrays, but has no parameter for one")
+        return Signature(inputs, requests)
+
+    def _takes_requests(self) -> bool:
+        """A first parameter that nobody said was an array stays the list of requests."""
+        if self._everything or not self._parameters:
+            return False
+        first = self._parameters[0]
+        return first.kind in (_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD) and first.name not in self._given
+
+    def _comes_along(self, name: str) -> bool:
+        for end in (_MASK, _LENGTHS):
+            if name.endswith(end) and name not in self._given:
+                array = self._given.get(name.removesuffix(end))
+                return array is not None and array.pad is not None
+        return False
+
+    def _input(self, p: inspect.Parameter) -> Input:
+        if p.kind not in (_P.POSITIONAL_OR_KEYWORD, _P.KEYWORD_ONLY):
+            raise ValueError(
+                f"{self._label}: {p} cannot be an array; give each array a parameter with a name"
+            )
+        array = self._given.get(p.name) or Array()
+        padded = array.pad is not None
+        return Input(
+            p.name,
+            array,
+            optional=p.default is not _P.empty,
+            mask=padded and p.name + _MASK in self._names,
+            lengths=padded and p.name + _LENGTHS in self._names,
+        )
+
+
+def _annotated(call: Callable[..., Any], parameters: list[inspect.Parameter]) -> dict[str, Array]:
+    """The parameters whose annotation is an array of NumPy, or Annotated with an Array."""
+    if not any(_may_be_array(p.annotation) for p in parameters):
+        return {}  # nearly every function: its annotations are not evaluated
+    import typing
+
+    function = call if inspect.isroutine(call) else type(call).__call__
+    hints = typing.get_type_hints(function, include_extras=True)
+    found = {p.name: _array_of(hints.get(p.name), typing) for p in parameters}
+    return {name: array for name, array in found.items() if array is not None}
+
+
+def _may_be_array(annotation: Any) -> bool:
+    text = annotation if isinstance(annotation, str) else repr(annotation)
+    return "ndarray" in text or "NDArray" in text or "Array(" in text
+
+
+def _array_of(hint: Any, typing: Any) -> Array | None:
+    for extra in getattr(hint, "__metadata__", ()):
+        if isinstance(extra, Array):
+            return extra
+    hint = getattr(hint, "__origin__", hint) if hasattr(hint, "__metadata__") else hint
+    if hint is None:
+        return None
+    if not _is_ndarray(typing.get_origin(hint) or hint):  # perhaps `ndarray | None`
+        members = typing.get_args(hint) if type(None) in typing.get_args(hint) else ()
+        return next((found for m in members if (found := _array_of(m, typing)) is not None), None)
+    for argument in typing.get_args(hint)[1:]:  # numpy.dtype[float32]
+        for scalar in typing.get_args(argument):
+            try:
+                return Array(scalar)
+            except ValueError:
+                pass  # Any, or an abstract type such as numpy.floating
+    return Array()
+
+
+def _is_ndarray(hint: Any) -> bool:
+    return getattr(hint, "__module__", "") == "numpy" and getattr(hint, "__name__", "") == "ndarray"
