@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import shutil
 import signal
 import sys
@@ -13,13 +14,17 @@ from pathlib import Path
 from types import FrameType
 
 from harness import facts, report
-from harness.environments import BENCH, ROOT, SetupError, find_wrk
-from harness.gobench import GoBenchmark, run_batcher_benchmarks
+from harness.environments import BENCH, ROOT, SetupError, find_wrk, python_of, run_quietly
 from harness.measure import Bench, Plan, Results, say
+from harness.paths import PATHS, Effort, measure_paths
 from harness.peers import ECHO, PEERS, SHOAL
 from harness.processes import stop_leftovers
-from harness.workloads import CONNECTIONS, WORKLOADS
+from harness.workloads import WORKLOADS
 
+SERVERS = "servers"
+SMOKE_CONNECTIONS = (1, 64)
+# The figures that the targets are compared with.
+BEFORE = sorted((BENCH / "results").glob("2026-11-24-*.json"))
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -44,48 +49,61 @@ def main() -> int:
 
 def measure(options: argparse.Namespace, scratch: Path) -> int:
     """Carry out what the options ask for."""
-    wrk = find_wrk()
     machine, (commit, changed) = facts.machine(), facts.commit()
     plan = plan_of(options)
-    bench = Bench(plan, wrk, scratch)
-    bench.prepare()
-    results = bench.run()
+    names = [name for name in PATHS if name in options.only]
+    results = serve(plan, scratch) if SERVERS in options.only else Results()
     done = report.Report(
         plan=plan,
         results=results,
-        batcher=batcher(results, options),
+        paths=measure_paths(names, effort_of(options), scratch, say),
         machine=machine,
         date=datetime.date.today().isoformat(),
         commit=commit,
         changed=changed,
+        before=[json.loads(path.read_text()) for path in options.before],
     )
-    print(report.markdown(done))
     if not options.no_write:
-        for path in report.write(done, options.out):
+        done, written = report.write(done, options.out, draw)
+        for path in written:
             say(f"written: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
-    return 1 if SHOAL.name in results.failures or results.errors else 0
+    print(report.markdown(done))
+    ours_failed = any(peer == SHOAL.name for peer, _ in results.failures)
+    return 1 if ours_failed or done.paths.failures or results.errors else 0
 
 
-def batcher(results: Results, options: argparse.Namespace) -> list[GoBenchmark]:
-    """The batcher's own benchmarks, unless they are not wanted or fail."""
-    if options.no_go_bench:
-        return []
-    say("the batcher's own benchmarks …")
+def serve(plan: Plan, scratch: Path) -> Results:
+    """Put load on every server of the plan."""
+    bench = Bench(plan, find_wrk(), scratch)
+    bench.prepare()
+    return bench.run()
+
+
+def draw(data: Path, prefix: Path) -> list[str]:
+    """Draw the report; returns the names of the pictures. Without matplotlib there are none."""
     try:
-        return run_batcher_benchmarks(options.go_benchtime)
+        argv = [str(python_of("plot")), str(BENCH / "plot.py"), str(data.resolve()), str(prefix.resolve())]
+        return [Path(line).name for line in run_quietly(argv, "drawing").splitlines()]
     except SetupError as exc:
-        results.failures["batcher"] = "the batcher's own benchmarks failed"
-        say(f"bench: {exc}")
+        say(f"bench: no pictures: {exc}")
         return []
+
+
+def effort_of(options: argparse.Namespace) -> Effort:
+    """How much of the paths is measured."""
+    if options.smoke:
+        return Effort(rounds=1, seconds=1, go_benchtime="20ms", map_items=20_000)
+    return Effort(options.rounds, options.duration, options.go_benchtime, map_items=100_000)
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
     """The plan that the options describe; --smoke is one short round."""
     peers = tuple(PEERS[name] for name in options.peers)
+    workloads = tuple(workload for workload in WORKLOADS if workload.name in options.workloads)
     return Plan(
         peers=peers if options.no_echo else (*peers, ECHO),
-        workloads=tuple(workload for workload in WORKLOADS if workload.name in options.workloads),
-        connections=tuple(options.connections),
+        workloads=workloads if SERVERS in options.only else (),
+        connections=tuple(options.connections or (SMOKE_CONNECTIONS if options.smoke else ())),
         rounds=1 if options.smoke else options.rounds,
         seconds=1 if options.smoke else options.duration,
         warmup_seconds=1 if options.smoke else options.warmup,
@@ -103,15 +121,17 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--peers", type=names_of("peer", PEERS), default=",".join(PEERS), help="servers to measure")
     add("--workloads", type=names_of("workload", names), default=",".join(names), help="models to measure")
-    add("--connections", type=counts, default=",".join(map(str, CONNECTIONS)), help="connections of wrk")
+    add("--connections", type=counts, default=None, help="connections of wrk; each workload has its own")
+    only = [SERVERS, *PATHS]
+    add("--only", type=names_of("part", only), default=",".join(only), help="parts to measure")
     add("--rounds", type=between(1, 20), default=3, help="rounds; the report has their median")
-    add("--duration", type=between(1, 60), default=3, help="seconds a point")
+    add("--duration", type=between(1, 60), default=2, help="seconds a point")
     add("--warmup", type=between(1, 60), default=1, help="seconds of load before each point")
     add("--limit", type=between(1, 240), default=60, help="minutes after which nothing more is started")
     add("--smoke", action="store_true", help="one round of 1 s a point, to see that everything works")
     add("--no-echo", action="store_true", help="leave out the bare net/http echo")
-    add("--no-go-bench", action="store_true", help="leave out the batcher's own benchmarks")
-    add("--go-benchtime", default="1s", help="time for each of the batcher's own benchmarks")
+    add("--go-benchtime", default="300ms", help="time for each of Go's benchmarks")
+    add("--before", type=Path, nargs="*", default=BEFORE, help=argparse.SUPPRESS)
     add("--out", type=Path, default=BENCH / "results", help=argparse.SUPPRESS)
     add("--no-write", action="store_true", help="print the report, write no files")
     return parser.parse_args()

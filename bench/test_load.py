@@ -9,14 +9,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from harness.load import LoadError, ask, check_answers, parse_wrk, run_wrk
-from harness.workloads import ANSWER, QUERY
+from harness.workloads import OPEN_INFERENCE, PLAIN, Case, Exchange
+
+EXCHANGE = PLAIN.exchange(Case(41, 42))
+EXCHANGES = [PLAIN.exchange(Case(x, x + 1)) for x in range(512)]
 
 OUTPUT = """\
 Running 1s test @ http://127.0.0.1:18102/inference
   1 threads and 64 connections
 Requests/sec:  21660.41
 Transfer/sec:      3.20MB
-SHOAL-BENCH {"requests": 21700, "microseconds": 1001820, "p50_us": 2640, "p99_us": 6590, "max_us": 9100, \
+SHOAL-BENCH {"requests": 21700, "microseconds": 1001820, "p50_us": 2640, "p90_us": 5000, "p99_us": 6590, "max_us": 9100, \
 "wrong": 3, "connect": 1, "read": 2, "write": 4, "timeout": 8}
 """
 
@@ -24,7 +27,7 @@ SHOAL-BENCH {"requests": 21700, "microseconds": 1001820, "p50_us": 2640, "p99_us
 def test_the_line_of_post_lua_becomes_a_sample() -> None:
     sample = parse_wrk(OUTPUT)
     assert sample.rate == pytest.approx(21660.58, abs=0.01)
-    assert (sample.p50_ms, sample.p99_ms, sample.max_ms) == (2.64, 6.59, 9.1)
+    assert (sample.p50_ms, sample.p90_ms, sample.p99_ms, sample.max_ms) == (2.64, 5, 6.59, 9.1)
 
 
 def test_wrong_answers_and_broken_requests_are_errors() -> None:
@@ -82,38 +85,62 @@ def shifted(body: str) -> tuple[int, str]:
 
 def test_ask_returns_the_answer_or_nothing() -> None:
     with serving(add_one) as url:
-        assert ask(url, QUERY) == ANSWER
-    assert ask(url, QUERY) is None
-    with serving(lambda _: (503, ANSWER)) as url:
-        assert ask(url, QUERY) is None
+        assert ask(url, EXCHANGE) == "42"
+    assert ask(url, EXCHANGE) is None
+    with serving(lambda _: (503, "42")) as url:
+        assert ask(url, EXCHANGE) is None
 
 
 def test_answers_that_belong_to_other_queries_are_found() -> None:
     with serving(add_one) as url:
-        assert check_answers(url) == 0
+        assert check_answers(url, EXCHANGES, 64) == 0
     with serving(shifted) as url:
-        assert check_answers(url) == 2
+        assert check_answers(url, EXCHANGES, 64) == 2
 
 
 def test_a_server_that_is_gone_answers_nothing_right() -> None:
     with serving(add_one) as url:
         pass
-    assert check_answers(url) == 512
+    assert check_answers(url, EXCHANGES, 64) == 512
+
+
+def open_inference(body: str) -> tuple[int, str]:
+    (x,) = json.loads(body)["inputs"][0]["data"]
+    return 200, json.dumps({"id": "7", "outputs": [{"data": [x + 1]}]}, separators=(",", ":"))
+
+
+def test_an_answer_may_be_a_part_of_the_body() -> None:
+    exchanges = [OPEN_INFERENCE.exchange(Case(x, x + 1)) for x in range(64)]
+    with serving(open_inference) as url:
+        assert check_answers(url, exchanges, 8) == 0
+        assert check_answers(url, [OPEN_INFERENCE.exchange(Case(4, 6))], 1) == 1
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 @pytest.mark.parametrize(
-    ("answer", "all_wrong"),
+    ("answer", "exchange", "all_wrong"),
     [
-        (lambda _: (200, ANSWER + "\n"), False),
-        (lambda _: (200, "43"), True),
-        (lambda _: (202, ANSWER), True),
+        (lambda _: (200, "42\n"), EXCHANGE, False),
+        (lambda _: (200, "43"), EXCHANGE, True),
+        (lambda _: (202, "42"), EXCHANGE, True),
+        (open_inference, OPEN_INFERENCE.exchange(Case(41, 42)), False),
+        (open_inference, OPEN_INFERENCE.exchange(Case(41, 43)), True),
+        (lambda body: (200, str(len(body))), Exchange(bytes(1 << 20), str(1 << 20)), False),
     ],
-    ids=["right with a line break", "wrong body", "another success than 200"],
+    ids=[
+        "right with a line break",
+        "wrong body",
+        "another success than 200",
+        "a right part",
+        "a wrong part",
+        "a large query",
+    ],
 )
-def test_wrk_compares_every_answer(answer: Callable[[str], tuple[int, str]], all_wrong: bool) -> None:
+def test_wrk_compares_every_answer(
+    answer: Callable[[str], tuple[int, str]], exchange: Exchange, all_wrong: bool
+) -> None:
     with serving(answer) as url:
-        sample = run_wrk("wrk", url, connections=2, seconds=1)
+        sample = run_wrk("wrk", url, 2, 1, exchange)
     assert sample.requests > 0
     assert sample.wrong == (sample.requests if all_wrong else 0)
     assert sample.broken == 0

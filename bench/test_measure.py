@@ -77,8 +77,8 @@ def test_a_peer_that_fails_is_said_and_the_others_are_measured(
     bench.prepare()
     results = bench.run()
     assert results.failures == {
-        "missing": "could not be installed",
-        "broken": "exited with status 1 before its first answer",
+        ("missing", ""): "could not be installed",
+        ("broken", "W1"): "exited with status 1 before its first answer",
     }
     assert "no model here" in capfd.readouterr().err
     assert list(results.samples) == [("good", "W1", 1), ("good", "W1", 2)]
@@ -86,6 +86,8 @@ def test_a_peer_that_fails_is_said_and_the_others_are_measured(
     assert sample.rate > 0
     assert sample.errors == 0
     assert sample.mean_batch == 1
+    assert sample.cpu_us is not None
+    assert sample.cpu_us >= 0
     assert 0 <= sample.foreign <= 1
     (start,) = results.starts["good", "W1"]
     assert start.seconds > 0

@@ -8,6 +8,7 @@ import pytest
 from harness.gobench import parse_benchmarks
 from harness.load import Sample
 from harness.measure import Plan, Results, Start
+from harness.paths import Paths
 from harness.peers import ECHO, MOSEC, SHOAL
 from harness.processes import Memory
 from harness.report import Report, as_json, cell, markdown, milliseconds, summarise, table, times, write
@@ -30,12 +31,12 @@ def make(**changes: object) -> Report:
         versions={"shoal": "", "mosec": "0.9.8"},
     )
     plan = Plan(
-        (SHOAL, MOSEC, ECHO), WORKLOADS, (1,), rounds=2, seconds=3, warmup_seconds=1, limit_seconds=60
+        (SHOAL, MOSEC, ECHO), WORKLOADS[:2], (1,), rounds=2, seconds=3, warmup_seconds=1, limit_seconds=60
     )
     machine = dict.fromkeys(("cores", "memory_gib", "load_before"), 2) | dict.fromkeys(
         ("processor", "system", "kernel", "go", "python", "wrk"), "that"
     )
-    parts = {"plan": plan, "results": results, "batcher": [], "machine": machine}
+    parts = {"plan": plan, "results": results, "paths": Paths(), "machine": machine}
     return Report(**{**parts, "date": "2026-01-31", "commit": "abc1234", "changed": False, **changes})  # type: ignore[arg-type]
 
 
@@ -83,9 +84,9 @@ def test_the_report_has_every_table() -> None:
     )
     rows = {
         line.partition("|")[2].partition("|")[0].strip(): line
-        for line in markdown(make(batcher=batcher)).splitlines()
+        for line in markdown(make(paths=Paths(go=batcher))).splitlines()
     }
-    assert rows["Do64Callers"].split("|")[2:6] == [
+    assert rows["./batch"].split("|")[3:7] == [
         " 512        ",
         " 1           ",
         " 0     ",
@@ -100,7 +101,7 @@ def test_the_report_has_every_table() -> None:
     assert "20 MB" in text
 
 
-def test_the_echo_stands_only_in_the_first_table() -> None:
+def test_a_server_stands_only_where_it_is_measured() -> None:
     w1, w2 = markdown(make()).split("## W2")
     assert ECHO.title in w1
     assert ECHO.title not in w2.split("## Start")[0]
@@ -108,12 +109,14 @@ def test_the_echo_stands_only_in_the_first_table() -> None:
 
 def test_what_went_wrong_is_said() -> None:
     report = make(changed=True)
-    report.results.failures["mosec"] = "exited with status 1 before its first answer"
+    report.results.failures["mosec", "W2"] = "exited with status 1 before its first answer"
+    report.paths.failures["handle"] = "no such program"
     report.results.cut = True
     report.results.samples["echo", "W1", 1] = [replace(sample(12000), foreign=0.42)]
     text = markdown(report)
     assert "commit abc1234 with uncommitted changes" in text
-    assert "**Mosec was not measured in full: exited with status 1 before its first answer.**" in text
+    assert "**Mosec was not measured in full on W2: exited with status 1 before its first answer.**" in text
+    assert "**handle was not measured: no such program.**" in text
     assert (
         "**Other programs disturbed 1 of 6 measurements: they used more than 5% of the machine, 42% at"
         in text
@@ -131,13 +134,39 @@ def test_programs_get_every_round() -> None:
 
 
 def test_an_earlier_report_is_never_overwritten(tmp_path: Path) -> None:
-    names = [path.name for _ in range(2) for path in write(make(), tmp_path)]
+    names = [path.name for _ in range(2) for path in write(make(), tmp_path, lambda *_: [])[1]]
     assert names == [
         "2026-01-31-abc1234.md",
         "2026-01-31-abc1234.json",
         "2026-01-31-abc1234-2.md",
         "2026-01-31-abc1234-2.json",
     ]
+
+
+def test_the_report_shows_its_pictures(tmp_path: Path) -> None:
+    drawn: list[tuple[str, str]] = []
+
+    def draw(data: Path, prefix: Path) -> list[str]:
+        drawn.append((json.loads(data.read_text())["commit"], prefix.name))
+        return ["2026-01-31-abc1234-W1.svg"]
+
+    report, written = write(make(), tmp_path, draw)
+    assert drawn == [("abc1234", "2026-01-31-abc1234")]
+    assert written[-1].name == "2026-01-31-abc1234-W1.svg"
+    assert (
+        "![2026-01-31-abc1234-W1.svg](2026-01-31-abc1234-W1.svg)"
+        in (tmp_path / "2026-01-31-abc1234.md").read_text()
+    )
+    assert report.pictures == ["2026-01-31-abc1234-W1.svg"]
+
+
+def test_paths_are_told_without_their_rounds() -> None:
+    figures = {
+        "python handle": {"in_flight_64": {"queries": 7, "queries_per_second": 60_000.4, "rounds": [1, 2]}}
+    }
+    text = markdown(make(paths=Paths(figures=figures)))
+    rows = [line for line in text.splitlines() if line.startswith("| python handle")]
+    assert rows == ["| python handle | in flight 64: queries per second | 60,000 |"]
 
 
 def test_lines_that_are_no_benchmarks_are_passed_over() -> None:

@@ -6,7 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+
+from .processes import MARK, RUN
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"
@@ -18,10 +21,26 @@ class SetupError(Exception):
     """Something that a peer or the whole benchmark needs could not be had."""
 
 
-def run_quietly(argv: list[str], what: str, *, seconds: float = BUILD_SECONDS) -> str:
+def run_quietly(
+    argv: list[str],
+    what: str,
+    *,
+    seconds: float = BUILD_SECONDS,
+    env: Mapping[str, str] | None = None,
+    cwd: Path = ROOT,
+) -> str:
     """Run a command in the repository's root; returns its output. Raises SetupError with its last words."""
     try:
-        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
+        done = subprocess.run(
+            argv,
+            cwd=cwd,
+            env={**os.environ, MARK: f"{RUN}/", **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise SetupError(f"{what}: {exc}") from None
     if done.returncode != 0:
@@ -46,6 +65,12 @@ def python_of(name: str) -> Path:
     run_quietly([*pip, "-r", str(requirements)], f"installing {name}", seconds=INSTALL_SECONDS)
     stamp.write_text(wanted)
     return python
+
+
+def run_program(name: str, *arguments: str) -> str:
+    """Run a program of bench/peers in Shoal's environment, with the SDK of this tree; returns its output."""
+    argv = [str(python_of("shoal")), str(BENCH / "peers" / name), *arguments]
+    return run_quietly(argv, name, env={"PYTHONPATH": str(ROOT / "python")})
 
 
 def version_of(python: Path, distribution: str) -> str:

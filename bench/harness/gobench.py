@@ -1,38 +1,68 @@
-"""The batcher's own benchmarks: what it costs a query inside one Go process."""
+"""Go's own benchmarks: what a query costs inside one process."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from .environments import run_quietly
+from .environments import ROOT, SetupError, run_quietly
 
 LINE = re.compile(r"^Benchmark(?P<name>\S+?)(?:-\d+)?\s+(?P<count>\d+)\s+(?P<rest>.+)$")
 
 
 @dataclass(frozen=True)
 class GoBenchmark:
-    """One line of `go test -bench`."""
+    """One line of `go test -bench`; without a package it is from ./batch."""
 
     name: str
     ns: float
     allocs: int
     bytes: int
     metrics: dict[str, float]
+    package: str = "./batch"
 
 
-def run_batcher_benchmarks(benchtime: str = "1s") -> list[GoBenchmark]:
-    """Run the benchmarks of ./batch. Raises SetupError when they fail."""
-    argv = ["go", "test", "-run", "^$", "-bench", ".", "-benchmem", "-benchtime", benchtime, "./batch"]
-    return parse_benchmarks(run_quietly(argv, "the batcher's benchmarks", seconds=600))
+@dataclass(frozen=True)
+class GoPackage:
+    """Benchmarks to run: a package's folder, and which of them."""
+
+    folder: str
+    pattern: str = "."
+
+    @property
+    def exists(self) -> bool:
+        """Whether the package has benchmarks in this tree."""
+        return any("func Benchmark" in path.read_text() for path in (ROOT / self.folder).glob("*_test.go"))
+
+    def command(self, benchtime: str) -> list[str]:
+        """The command that runs them."""
+        argv = ["go", "test", "-run", "^$", "-bench", self.pattern, "-benchmem", "-benchtime", benchtime]
+        return [*argv, self.folder]
 
 
-def parse_benchmarks(output: str) -> list[GoBenchmark]:
+GO_PACKAGES = (
+    GoPackage("./batch"),
+    GoPackage(".", "Handle"),
+    GoPackage("./internal/tensor"),
+    GoPackage("./internal/runtime/python"),
+)
+
+
+def run_go_benchmarks(package: GoPackage, benchtime: str) -> list[GoBenchmark]:
+    """Run a package's benchmarks. Raises SetupError when they fail."""
+    output = run_quietly(package.command(benchtime), f"the benchmarks of {package.folder}", seconds=600)
+    found = parse_benchmarks(output, package.folder)
+    if not found:
+        raise SetupError(f"the benchmarks of {package.folder} gave no figures")
+    return found
+
+
+def parse_benchmarks(output: str, package: str = "./batch") -> list[GoBenchmark]:
     """The benchmarks in go test's output."""
-    return [_parse(match) for line in output.splitlines() if (match := LINE.match(line))]
+    return [_parse(match, package) for line in output.splitlines() if (match := LINE.match(line))]
 
 
-def _parse(match: re.Match[str]) -> GoBenchmark:
+def _parse(match: re.Match[str], package: str) -> GoBenchmark:
     words = match["rest"].split()
     units = {unit: float(value) for value, unit in zip(words[::2], words[1::2], strict=False)}
     return GoBenchmark(
@@ -41,4 +71,5 @@ def _parse(match: re.Match[str]) -> GoBenchmark:
         allocs=int(units.pop("allocs/op", 0)),
         bytes=int(units.pop("B/op", 0)),
         metrics=units,
+        package=package,
     )

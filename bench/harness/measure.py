@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .environments import SetupError
+from .environments import SetupError, run_program
 from .load import LoadError, Sample, ask, check_answers, run_wrk
 from .peers import Peer, Tools
 from .processes import Memory, Server, StartError, free_port, machine_cpu_seconds
-from .workloads import QUERY, Workload
+from .workloads import Exchange, Workload
 
 SETTLE_SECONDS = 1.0
 DRAIN_SECONDS = 10
@@ -29,20 +29,29 @@ class Plan:
 
     peers: tuple[Peer, ...]
     workloads: tuple[Workload, ...]
+    # For every workload alike; none means what each workload says.
     connections: tuple[int, ...]
     rounds: int
     seconds: int
     warmup_seconds: int
     limit_seconds: float
 
+    def connections_of(self, workload: Workload) -> tuple[int, ...]:
+        """How many connections ask at a time."""
+        return self.connections or workload.connections
+
+    def peers_of(self, workload: Workload) -> list[Peer]:
+        """Who is measured on a workload."""
+        return [peer for peer in self.peers if peer.serves(workload)]
+
     def sessions(self) -> Iterator[tuple[int, Workload, Peer]]:
         """Every start of a server: its round, workload and peer. Each round begins with another peer."""
         for number in range(self.rounds):
             for workload in self.workloads:
-                turn = number % len(self.peers)
-                for peer in (*self.peers[turn:], *self.peers[:turn]):
-                    if not (peer.echoes and workload is not self.workloads[0]):
-                        yield number, workload, peer
+                peers = self.peers_of(workload)
+                turn = number % max(len(peers), 1)
+                for peer in (*peers[turn:], *peers[:turn]):
+                    yield number, workload, peer
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,8 @@ class Results:
     samples: dict[tuple[str, str, int], list[Sample]] = field(default_factory=dict)
     starts: dict[tuple[str, str], list[Start]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
+    # By peer and workload; without a workload it is about all of them.
+    failures: dict[tuple[str, str], str] = field(default_factory=dict)
     cut: bool = False
 
     @property
@@ -75,7 +85,12 @@ class Clock:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._began = time.monotonic()
+        self._servers = server.cpu_seconds()
         self._all, self._ours = machine_cpu_seconds(), self._own_seconds()
+
+    def server_seconds(self) -> float:
+        """Processor time that the server has used."""
+        return self._server.cpu_seconds() - self._servers
 
     def foreign_share(self) -> float:
         """The share of all cores that went to others than the server, the load generator and this program."""
@@ -107,7 +122,10 @@ class Bench:
                 tools = self._tools[peer.name] = peer.prepare(self._scratch)
                 self.results.versions[peer.name] = peer.version(tools)
             except SetupError as exc:
-                self._fail(peer, "could not be installed", str(exc))
+                self._fail(peer, None, "could not be installed", str(exc))
+        for workload in self.plan.workloads:
+            if workload.program:
+                run_program(workload.program, str(self._scratch))
 
     def run(self) -> Results:
         """Measure every session of the plan, within its time."""
@@ -117,7 +135,7 @@ class Bench:
                 self.results.cut = True
                 say("the time limit is reached: the rest is left out")
                 break
-            if peer.name not in self.results.failures:
+            if not self._failed(peer, workload):
                 say(f"[{index}/{len(sessions)}] round {number + 1}: {workload.name}, {peer.title}")
                 self._session(workload, peer)
         return self.results
@@ -130,39 +148,45 @@ class Bench:
             with server:
                 self._measure(server, began, workload, peer)
         except (StartError, LoadError) as exc:
-            self._fail(peer, str(exc), server.log_tail())
+            self._fail(peer, workload, str(exc), server.log_tail())
 
     def _measure(self, server: Server, began: float, workload: Workload, peer: Peer) -> None:
-        server.wait_for_answer(lambda: ask(server.url, QUERY) == peer.answer)
+        exchange = peer.exchange(workload.first_case(self._scratch))
+        server.wait_for_answer(lambda: exchange.accepts(ask(server.url, exchange)))
         seconds = time.monotonic() - began
-        wrong = check_answers(server.url, expect_echo=peer.echoes)
+        exchanges = [peer.exchange(case) for case in workload.check_cases(self._scratch)]
+        wrong = check_answers(server.url, exchanges, workload.checkers)
         if wrong:
             raise LoadError(f"{wrong} concurrent queries got no answer or another one's")
         time.sleep(SETTLE_SECONDS)
         start = Start(seconds, server.memory())
         self.results.starts.setdefault((peer.name, workload.name), []).append(start)
-        for connections in self.plan.connections:
+        for connections in self.plan.connections_of(workload):
             if time.monotonic() > self._deadline:
                 self.results.cut = True
                 return
-            sample = self._point(server, connections, peer)
+            sample = self._point(server, connections, peer, exchange)
             self.results.samples.setdefault((peer.name, workload.name, connections), []).append(sample)
             say(f"    {connections:>4} connections: {describe(sample)}")
 
-    def _point(self, server: Server, connections: int, peer: Peer) -> Sample:
+    def _point(self, server: Server, connections: int, peer: Peer, exchange: Exchange) -> Sample:
         url = server.url
-        run_wrk(self._wrk, url, connections, self.plan.warmup_seconds, peer.answer)
+        run_wrk(self._wrk, url, connections, self.plan.warmup_seconds, exchange)
         # wrk leaves without waiting for its last answers: let a slow server work them off.
-        ask(url, QUERY, DRAIN_SECONDS)
+        ask(url, exchange, DRAIN_SECONDS)
         clock, before = Clock(server), read_counts(self._scratch / "counts")
-        sample = run_wrk(self._wrk, url, connections, self.plan.seconds, peer.answer)
+        sample = run_wrk(self._wrk, url, connections, self.plan.seconds, exchange)
         after, foreign = read_counts(self._scratch / "counts"), clock.foreign_share()
         batches, queries = (b - a for a, b in zip(before, after, strict=True))
         mean_batch = queries / batches if batches and not peer.echoes else None
-        return replace(sample, mean_batch=mean_batch, foreign=foreign)
+        cpu_us = clock.server_seconds() / sample.requests * 1e6 if sample.requests else None
+        return replace(sample, mean_batch=mean_batch, cpu_us=cpu_us, foreign=foreign)
 
-    def _fail(self, peer: Peer, reason: str, words: str) -> None:
-        self.results.failures[peer.name] = reason
+    def _failed(self, peer: Peer, workload: Workload) -> bool:
+        return any((peer.name, name) in self.results.failures for name in ("", workload.name))
+
+    def _fail(self, peer: Peer, workload: Workload | None, reason: str, words: str) -> None:
+        self.results.failures[peer.name, workload.name if workload else ""] = reason
         say(f"    {peer.title}: {reason}")
         for line in words.splitlines():
             say(f"      | {line}")

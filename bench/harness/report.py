@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from . import targets
 from .gobench import GoBenchmark
 from .load import Sample
 from .measure import NOISE, Plan, Results, Start
+from .paths import Paths
 from .peers import SHOAL, Peer
 from .workloads import MAX_BATCH_SIZE, Workload
 
 NONE = "–"
 TIMES = "×"
+# A report that lacks more targets than this is of a part only, and does not name them.
+MISSING_NAMED = 5
+# How much was asked, which every path's program prints beside its figures.
+UNTOLD = {"queries", "bytes"}
 PERMITTED = "*what the model permits*"
 
 
@@ -32,6 +38,8 @@ class Point:
     mean_batch: float | None
     errors: int
     rounds: int
+    p90_ms: float | None = None
+    cpu_us: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,20 +48,19 @@ class Report:
 
     plan: Plan
     results: Results
-    batcher: list[GoBenchmark]
+    paths: Paths
     machine: dict[str, Any]
     date: str
     commit: str
     changed: bool
+    # Documents of earlier reports, for the column "before" of the targets.
+    before: Sequence[targets.Document] = ()
+    pictures: Sequence[str] = ()
 
     def point(self, peer: Peer, workload: Workload, connections: int) -> Point | None:
         """The figures of one point; None when it was not measured."""
         samples = self.results.samples.get((peer.name, workload.name, connections))
         return summarise(samples) if samples else None
-
-    def peers(self, workload: Workload) -> list[Peer]:
-        """Who was measured on a workload: the echo has no model, so the first one speaks for all."""
-        return [peer for peer in self.plan.peers if not peer.echoes or workload is self.plan.workloads[0]]
 
     def ratio(self, peer: Peer, workload: Workload, connections: int) -> float | None:
         """Shoal's requests/s for each one of the peer's."""
@@ -64,17 +71,24 @@ class Report:
 def summarise(samples: Sequence[Sample]) -> Point:
     """Medians over the rounds; errors are added up."""
     rates = [sample.rate for sample in samples]
-    batches = [sample.mean_batch for sample in samples if sample.mean_batch is not None]
     return Point(
         rate=median(rates),
         lowest=min(rates),
         highest=max(rates),
         p50_ms=median(sample.p50_ms for sample in samples),
         p99_ms=median(sample.p99_ms for sample in samples),
-        mean_batch=median(batches) if batches else None,
+        mean_batch=median_of(sample.mean_batch for sample in samples),
         errors=sum(sample.errors for sample in samples),
         rounds=len(samples),
+        p90_ms=median_of(sample.p90_ms for sample in samples),
+        cpu_us=median_of(sample.cpu_us for sample in samples),
     )
+
+
+def median_of(values: Iterable[float | None]) -> float | None:
+    """The median of those that are known."""
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -115,10 +129,10 @@ def times(ratio: float | None) -> str:
 
 def markdown(report: Report) -> str:
     """The whole report."""
-    sections = [heading(report)]
+    sections = [heading(report), target_table(report)]
     for workload in report.plan.workloads:
-        sections += [figures(report, workload), ratios(report, workload)]
-    sections += [starts(report), batcher(report.batcher), setup(report)]
+        sections += [figures(report, workload), ratios(report, workload), costs(report, workload)]
+    sections += [paths(report.paths), starts(report), go_table(report.paths.go), setup(report)]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -142,10 +156,32 @@ def heading(report: Report) -> str:
         lines += ["", disturbance]
     if report.results.cut:
         lines += ["", "**The time limit ended this run early: some rounds or points are missing.**"]
-    failures = report.results.failures
-    titles = {peer.name: peer.title for peer in plan.peers}
-    lines += [f"\n**{titles[name]} was not measured in full: {why}.**" for name, why in failures.items()]
+    lines += ["", *(f"![{name}]({name})" for name in report.pictures)] if report.pictures else []
+    lines += [f"\n**{words}.**" for words in failed(report)]
     return "\n".join(lines)
+
+
+def failed(report: Report) -> list[str]:
+    """What could not be measured in full, and why."""
+    titles = {peer.name: peer.title for peer in report.plan.peers}
+    servers = [
+        f"{titles[peer]} was not measured in full{f' on {workload}' if workload else ''}: {why}"
+        for (peer, workload), why in report.results.failures.items()
+    ]
+    return servers + [f"{name} was not measured: {why}" for name, why in report.paths.failures.items()]
+
+
+def target_table(report: Report) -> str:
+    """Every target and whether it was met."""
+    judged = targets.judge([document(report)], report.before)
+    rows, missing = targets.rows(judged), targets.unmeasured(judged)
+    text = "## The targets\n\nThe gap is how far a figure is beyond its target (+) or short of it (−)."
+    if rows:
+        text += "\n\n" + table(targets.HEADER, rows)
+    if not missing:
+        return text
+    named = f": {'; '.join(missing)}" if len(missing) <= MISSING_NAMED else ""
+    return f"{text}\n\nNot measured in this run: {len(missing)} of {len(judged)} targets{named}."
 
 
 def disturbed(results: Results) -> str:
@@ -164,14 +200,14 @@ def figures(report: Report, workload: Workload) -> str:
     """The table of one workload."""
     plan = report.plan
     rows = [
-        [peer.title, *(cell(report.point(peer, workload, count)) for count in plan.connections)]
-        for peer in report.peers(workload)
+        [peer.title, *(cell(report.point(peer, workload, count)) for count in plan.connections_of(workload))]
+        for peer in plan.peers_of(workload)
     ]
     if workload.ideal_rate(1):
-        ideals = (f"{workload.ideal_rate(count):,.0f}" for count in plan.connections)
+        ideals = (f"{workload.ideal_rate(count):,.0f}" for count in plan.connections_of(workload))
         rows.append([PERMITTED, *ideals])
     return f"## {workload.name}: {workload.title}\n\nRequests/s · p50 ms · p99 ms · mean batch\n\n" + table(
-        ["", *connection_names(plan)], rows
+        ["", *connection_names(plan, workload)], rows
     )
 
 
@@ -181,15 +217,31 @@ def ratios(report: Report, workload: Workload) -> str:
     if SHOAL not in plan.peers:
         return ""
     rows = [
-        [peer.title, *(times(report.ratio(peer, workload, count)) for count in plan.connections)]
-        for peer in report.peers(workload)
+        [peer.title, *(times(report.ratio(peer, workload, count)) for count in plan.connections_of(workload))]
+        for peer in plan.peers_of(workload)
         if peer is not SHOAL
     ]
     if workload.ideal_rate(1):
-        rows.append([PERMITTED, *(times(of_ideal(report, workload, count)) for count in plan.connections)])
+        counts = plan.connections_of(workload)
+        rows.append([PERMITTED, *(times(of_ideal(report, workload, count)) for count in counts)])
     if not rows:
         return ""
-    return table([f"{workload.name}: Shoal's requests/s against", *connection_names(plan)], rows)
+    return table([f"{workload.name}: Shoal's requests/s against", *connection_names(plan, workload)], rows)
+
+
+def costs(report: Report, workload: Workload) -> str:
+    """Processor time a query, of the server and all its processes."""
+    counts = report.plan.connections_of(workload)
+    rows = []
+    for peer in report.plan.peers_of(workload):
+        points = [report.point(peer, workload, count) for count in counts]
+        if any(point and point.cpu_us is not None for point in points):
+            known = (point.cpu_us if point else None for point in points)
+            rows.append([peer.title, *(NONE if cost is None else f"{cost:,.0f}" for cost in known)])
+    if not rows:
+        return ""
+    head = f"{workload.name}: the server's processor time a query, µs"
+    return table([head, *connection_names(report.plan, workload)], rows)
 
 
 def of_ideal(report: Report, workload: Workload, connections: int) -> float | None:
@@ -198,17 +250,35 @@ def of_ideal(report: Report, workload: Workload, connections: int) -> float | No
     return ours.rate / ideal if ours and ideal else None
 
 
-def connection_names(plan: Plan) -> list[str]:
+def connection_names(plan: Plan, workload: Workload) -> list[str]:
     """The heads of the columns."""
-    return [f"{count} connection{'s' if count != 1 else ''}" for count in plan.connections]
+    return [f"{count} connection{'s' if count != 1 else ''}" for count in plan.connections_of(workload)]
+
+
+def paths(seen: Paths) -> str:
+    """What was measured without wrk."""
+    rows = [[name, key, figure] for name, found in seen.figures.items() for key, figure in told(found)]
+    return "## Other paths\n\n" + table(["path", "", ""], rows) if rows else ""
+
+
+def told(found: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """The figures that a path's program printed, but for the single rounds."""
+    for key, value in found.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, dict):
+            yield from told(value, f"{name}: ")
+        elif isinstance(value, (int, float)) and key not in UNTOLD:
+            yield name, targets.amount(value, "")
 
 
 def starts(report: Report) -> str:
     """How fast each server comes up, and what it holds while idle."""
+    if not report.results.starts:
+        return ""
     header = ["", "start to first answer", "idle memory, whole tree", "processes", "of it the first process"]
     name = report.plan.workloads[0].name
     rows = []
-    for peer in report.plan.peers:
+    for peer in report.plan.peers_of(report.plan.workloads[0]):
         seen = report.results.starts.get((peer.name, name))
         rows.append([peer.title, *(start_cells(seen) if seen else [NONE] * 4)])
     return f"## Start and memory\n\n{name}'s model; proportional set size (PSS).\n\n" + table(header, rows)
@@ -224,16 +294,16 @@ def start_cells(seen: Sequence[Start]) -> list[str]:
     ]
 
 
-def batcher(benchmarks: Sequence[GoBenchmark]) -> str:
-    """The batcher's own cost."""
+def go_table(benchmarks: Sequence[GoBenchmark]) -> str:
+    """What a query costs inside one Go process."""
     if not benchmarks:
         return ""
     rows = [
-        [one.name, f"{one.ns:,.0f}", f"{one.allocs}", f"{one.bytes}", metrics(one.metrics)]
+        [one.package, one.name, f"{one.ns:,.0f}", f"{one.allocs}", f"{one.bytes}", metrics(one.metrics)]
         for one in benchmarks
     ]
-    header = ["", "ns a query", "allocations", "bytes", "also"]
-    return "## The batcher alone (`go test -bench . ./batch`)\n\n" + table(header, rows)
+    header = ["package", "", "ns a query", "allocations", "bytes", "also"]
+    return "## Inside one Go process (`go test -bench`)\n\n" + table(header, rows)
 
 
 def metrics(values: dict[str, float]) -> str:
@@ -243,6 +313,8 @@ def metrics(values: dict[str, float]) -> str:
 
 def setup(report: Report) -> str:
     """How each server was set up."""
+    if not report.plan.workloads:
+        return ""
     rows = [
         [peer.title, report.results.versions.get(peer.name) or NONE, peer.settings]
         for peer in report.plan.peers
@@ -252,31 +324,38 @@ def setup(report: Report) -> str:
 
 def as_json(report: Report) -> str:
     """Everything, with every round, for programs."""
+    whole = document(report)
+    return json.dumps({**whole, "targets": targets.judge([whole], report.before)}, indent=2) + "\n"
+
+
+def document(report: Report) -> dict[str, Any]:
+    """What was measured; the targets read it, and so does the program that draws."""
     plan, results = report.plan, report.results
-    document = {
+    return {
         "date": report.date,
         "commit": report.commit,
         "uncommitted_changes": report.changed,
         "machine": report.machine,
         "plan": {
             "peers": [peer.name for peer in plan.peers],
-            "connections": plan.connections,
+            "titles": {peer.name: peer.title for peer in plan.peers},
+            "workloads": {workload.name: workload.title for workload in plan.workloads},
             "rounds": plan.rounds,
             "seconds": plan.seconds,
             "warmup_seconds": plan.warmup_seconds,
             "max_batch_size": MAX_BATCH_SIZE,
         },
         "versions": results.versions,
-        "failures": results.failures,
+        "failures": failed(report),
         "cut": results.cut,
         "points": each_point(report, point_entry),
         "starts": [
             {"peer": peer, "workload": workload, "rounds": [asdict(start) for start in seen]}
             for (peer, workload), seen in results.starts.items()
         ],
-        "batcher": [asdict(one) for one in report.batcher],
+        "batcher": [asdict(one) for one in report.paths.go],
+        "paths": report.paths.figures,
     }
-    return json.dumps(document, indent=2) + "\n"
 
 
 def each_point(
@@ -286,8 +365,8 @@ def each_point(
     entries = [
         entry(report, peer, workload, count)
         for workload in report.plan.workloads
-        for peer in report.plan.peers
-        for count in report.plan.connections
+        for peer in report.plan.peers_of(workload)
+        for count in report.plan.connections_of(workload)
     ]
     return [one for one in entries if one is not None]
 
@@ -307,15 +386,22 @@ def point_entry(report: Report, peer: Peer, workload: Workload, connections: int
     }
 
 
-def write(report: Report, folder: Path) -> list[Path]:
-    """Write both files, under a name that is not taken yet."""
-    folder.mkdir(parents=True, exist_ok=True)
+def free_name(report: Report, folder: Path) -> str:
+    """A name for the report's files that is not taken yet."""
     stem = name = f"{report.date}-{report.commit}"
     number = 1
-    while (folder / f"{name}.md").exists():
+    while (folder / f"{name}.md").exists() or (folder / f"{name}.json").exists():
         number += 1
         name = f"{stem}-{number}"
-    files = {folder / f"{name}.md": markdown(report), folder / f"{name}.json": as_json(report)}
-    for path, text in files.items():
-        path.write_text(text)
-    return list(files)
+    return name
+
+
+def write(report: Report, folder: Path, draw: Callable[[Path, Path], list[str]]) -> tuple[Report, list[Path]]:
+    """Write the JSON, the pictures that draw makes of it, and the Markdown that shows them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = free_name(report, folder)
+    data, text = folder / f"{name}.json", folder / f"{name}.md"
+    data.write_text(as_json(report))
+    report = replace(report, pictures=draw(data, folder / name))
+    text.write_text(markdown(report))
+    return report, [text, data, *(folder / picture for picture in report.pictures)]

@@ -1,21 +1,24 @@
 """The models that every peer serves, so that all of them compute the same thing at the same cost.
 
-A query is the JSON object {"x": n}, its answer the JSON number n + 1. Each model takes the list of a batch's
-x and returns the list of answers, and counts batches and queries in a small shared file: peers that do not
-tell their batch sizes are measured in the same way as those that do.
+A query is a JSON object {"x": …}, or the raw bytes of a tensor, its answer a JSON number. Each model takes the list
+of a batch's x and returns the list of answers, and counts batches and queries in a small shared file: peers that
+do not tell their batch sizes are measured in the same way as those that do.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import pickle
 import struct
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-Model = Callable[[list[int]], list[int]]
+Model = Callable[[Any], list[int]]
 
 SLEEP_SECONDS = 0.005
 
@@ -47,18 +50,49 @@ def sleep(xs: list[int]) -> list[int]:
     return [x + 1 for x in xs]
 
 
-MODELS: dict[str, Model] = {"adder": add_one, "sleeper": sleep}
+def total(bodies: list[bytes]) -> list[int]:
+    """The sum of each 1 MB tensor: raw bytes are laid side by side in one array, then summed."""
+    return sums(np.stack([np.frombuffer(body, np.float32) for body in bodies]))
+
+
+def sums(rows: np.ndarray[Any, Any]) -> list[int]:
+    """The sum of each row."""
+    answers: list[int] = rows.sum(axis=1).astype(int).tolist()
+    return answers
+
+
+def digits() -> Model:
+    """The network that digits_model.py trained."""
+    network = pickle.loads(Path(os.environ["SHOAL_BENCH_DIGITS"]).read_bytes())
+
+    def predict(images: list[list[int]]) -> list[int]:
+        answers: list[int] = network.predict(np.asarray(images, dtype=np.float64)).tolist()
+        return answers
+
+    return predict
+
+
+MODELS: dict[str, Callable[[], Model]] = {
+    "adder": lambda: add_one,
+    "sleeper": lambda: sleep,
+    "total": lambda: total,
+    "digits": digits,
+}
 
 
 def load(name: str) -> Model:
     """The model of that name, counting its batches where $SHOAL_BENCH_COUNTS asks for it."""
-    model = MODELS[name]
+    return counting(MODELS[name]())
+
+
+def counting(model: Model) -> Model:
+    """The model, counting its batches where $SHOAL_BENCH_COUNTS asks for it."""
     path = os.environ.get("SHOAL_BENCH_COUNTS")
     if not path:
         return model
     counter = Counter(path)
 
-    def counted(xs: list[int]) -> list[int]:
+    def counted(xs: Any) -> list[int]:
         counter.add(len(xs))
         return model(xs)
 

@@ -25,7 +25,20 @@ class Model(Worker):
         return self.model([item["x"] for item in data])
 
 
+class Raw(Model):
+    """Takes raw bytes instead of JSON."""
+
+    def deserialize(self, data: bytes) -> bytes:
+        """Leave the body as it is."""
+        return data
+
+    def forward(self, data: list[bytes]) -> list[int]:
+        """Compute one batch."""
+        return self.model(data)
+
+
 if __name__ == "__main__":
     server = Server()
-    server.append_worker(Model, num=1, max_batch_size=MAX_BATCH_SIZE, max_wait_time=MAX_WAIT_TIME)
+    worker = Raw if os.environ["SHOAL_BENCH_MODEL"] == "total" else Model
+    server.append_worker(worker, num=1, max_batch_size=MAX_BATCH_SIZE, max_wait_time=MAX_WAIT_TIME)
     server.run()

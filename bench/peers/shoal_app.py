@@ -8,10 +8,13 @@ import models
 
 from shoal import Request, serve
 
-model = models.load(os.environ["SHOAL_BENCH_MODEL"])
+name = os.environ["SHOAL_BENCH_MODEL"]
+model = models.load(name)
 
 
 @serve.accept_batch
 def predict(requests: list[Request]) -> list[int]:
-    """Compute one batch."""
+    """Compute one batch of JSON queries, or of raw bytes."""
+    if name == "total":
+        return model([request.data for request in requests])
     return model([request.json["x"] for request in requests])
