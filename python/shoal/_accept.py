@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
+from ._array_spec import Array, annotated_arrays
+
 _MARK = "_shoal_accept_batch"
 _ARRAYS = "_shoal_arrays"
+_ANNOTATED = "_shoal_annotated"
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -28,17 +31,19 @@ def accept_batch(target: Any = None, /, *, arrays: Any = None, **config: Any) ->
     among them stays the list of requests, and the rest are arrays. The arrays are the function's own: it may
     write into them. It returns an array of shape [batch, …], a dict of such, or one answer for each query.
     """
-    if target is not None:
-        setattr(target, _MARK, config)
-        return target
 
     def mark(inner: C) -> C:
         setattr(inner, _MARK, config)
         if arrays:
             setattr(inner, _ARRAYS, arrays)
+        try:  # now, because a pickle of the function loses names that only annotations use
+            if not isinstance(inner, type):
+                setattr(inner, _ANNOTATED, annotated_arrays(inner))
+        except Exception:  # a name that is defined later: asked again when the model is loaded
+            pass
         return inner
 
-    return mark
+    return mark if target is None else mark(target)
 
 
 def is_marked(target: Any) -> bool:
@@ -49,6 +54,11 @@ def is_marked(target: Any) -> bool:
 def declared_arrays(target: Any) -> Any:
     """What accept_batch(arrays=) was given on this very function, method or class; None for nothing."""
     return getattr(target, _ARRAYS, None)
+
+
+def known_annotations(target: Any) -> dict[str, Array] | None:
+    """The arrays among the annotations of a marked function; None where they are not known yet."""
+    return getattr(target, _ANNOTATED, None)
 
 
 def default_config(target: Any) -> dict[str, Any]:

@@ -145,10 +145,11 @@ class _Answers:
             self._answers = answers  # the server compares their number
             return
         if len(answers) != len(indices):
-            raise WrongAnswerCount(
+            wrong = WrongAnswerCount(
                 f"backend {self._target.backend!r} returned {len(answers)} answers "
                 f"for a batch of {len(indices)} queries"
             )
+            answers = [wrong] * len(indices)
         self._placed += zip(indices, answers, strict=True)
 
     def in_order(self) -> Sequence[Any]:

@@ -138,10 +138,13 @@ class Signature:
         return {"inputs": [i.as_json() for i in self.inputs], "requests": self.requests}
 
 
-def read_signature(call: Callable[..., Any], label: str, declared: Any) -> Signature | None:
+def read_signature(
+    call: Callable[..., Any], label: str, declared: Any, annotated: dict[str, Array] | None
+) -> Signature | None:
     """What arrays a batched function takes; None when it takes none. label names it in errors.
 
-    declared is what accept_batch(arrays=) was given. Raises ValueError, TypeError for what cannot be.
+    declared is what accept_batch(arrays=) was given, annotated what annotated_arrays found if it could be
+    asked before. Raises ValueError, TypeError for what cannot be.
     """
     if declared is None or declared is True:
         given: dict[str, Array] = {}
@@ -149,13 +152,15 @@ def read_signature(call: Callable[..., Any], label: str, declared: Any) -> Signa
         given = {name: spec if isinstance(spec, Array) else Array(spec) for name, spec in declared.items()}
     else:
         raise TypeError(f"{label}: arrays must be True or a dict of the parameters, not {declared!r}")
+    if annotated is None:
+        annotated = annotated_arrays(call if inspect.isroutine(call) else type(call).__call__)
+    given = {**annotated, **given}
+    if not given and declared is not True:
+        return None
     try:
         parameters = list(inspect.signature(call).parameters.values())
     except (TypeError, ValueError):
         parameters = []
-    given = {**_annotated(call, parameters), **given}
-    if not given and declared is not True:
-        return None
     return _Reader(label, parameters, given, everything=declared is True).read()
 
 
@@ -215,21 +220,50 @@ class _Reader:
         )
 
 
-def _annotated(call: Callable[..., Any], parameters: list[inspect.Parameter]) -> dict[str, Array]:
-    """The parameters whose annotation is an array of NumPy, or Annotated with an Array."""
-    if not any(_may_be_array(p.annotation) for p in parameters):
-        return {}  # nearly every function: its annotations are not evaluated
+def annotated_arrays(function: Any) -> dict[str, Array]:
+    """The parameters whose annotation is an array of NumPy, or Annotated with an Array.
+
+    Only what looks like one is evaluated, which for nearly every function is nothing. Raises NameError and
+    whatever else evaluating an annotation raises.
+    """
+    texts = {
+        name: annotation
+        for name, annotation in (getattr(function, "__annotations__", None) or {}).items()
+        if name != "return" and _may_be_array(annotation)
+    }
+    if not texts:
+        return {}
+    import types
     import typing
 
-    function = call if inspect.isroutine(call) else type(call).__call__
-    hints = typing.get_type_hints(function, include_extras=True)
-    found = {p.name: _array_of(hints.get(p.name), typing) for p in parameters}
+    holder = types.SimpleNamespace(__annotations__=texts)
+    names = {**_usual_names(), **getattr(function, "__globals__", {})}
+    hints = typing.get_type_hints(holder, names, names, include_extras=True)
+    found = {name: _array_of(hint, typing) for name, hint in hints.items()}
     return {name: array for name, array in found.items() if array is not None}
 
 
 def _may_be_array(annotation: Any) -> bool:
     text = annotation if isinstance(annotation, str) else repr(annotation)
     return "ndarray" in text or "NDArray" in text or "Array(" in text
+
+
+def _usual_names() -> dict[str, Any]:
+    """What annotations call things: a function that came as a pickle has lost what only they use."""
+    import typing
+
+    import numpy
+    import numpy.typing
+
+    return {
+        "np": numpy,
+        "numpy": numpy,
+        "npt": numpy.typing,
+        "NDArray": numpy.typing.NDArray,
+        "ndarray": numpy.ndarray,
+        "Annotated": typing.Annotated,
+        "Array": Array,
+    }
 
 
 def _array_of(hint: Any, typing: Any) -> Array | None:

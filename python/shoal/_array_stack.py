@@ -129,8 +129,11 @@ def _fit(spec: Input, array: AnyArray, shape: tuple[int, ...]) -> AnyArray:
         len(wanted) != len(shape) or any(w not in (None, n) for w, n in zip(wanted, shape, strict=True))
     ):
         raise ValueError(f"the shape is {shape}; the model takes {wanted}")
-    if spec.array.pad is not None and not shape:
+    pad = spec.array.pad
+    if pad is not None and not shape:
         raise ValueError("a single number has no length that could be padded")
+    if isinstance(pad, tuple) and shape[0] > pad[-1]:
+        raise ValueError(f"its length is {shape[0]}; the model takes at most {pad[-1]}")
     if array.dtype.kind not in "biuf":
         raise TypeError(f"it holds {array.dtype}, not numbers of one shape")
     if spec.array.dtype is None or array.dtype == spec.array.dtype:

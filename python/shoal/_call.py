@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping, Set
 from typing import Any, Final
 
-from ._accept import accepts_batch, declared_arrays, is_marked, public_methods
+from ._accept import accepts_batch, declared_arrays, is_marked, known_annotations, public_methods
 from ._array_spec import Signature, read_signature
 from ._errors import InvalidArgument
 
@@ -50,7 +50,7 @@ class Plan:
         self.names: frozenset[str] = frozenset()
         self.required: tuple[str, ...] = ()
         self._read_signature(call)
-        self.arrays = read_signature(call, label, arrays) if batched else None
+        self.arrays = read_signature(call, label, arrays, known_annotations(call)) if batched else None
 
     def _read_signature(self, call: Callable[..., Any]) -> None:
         try:

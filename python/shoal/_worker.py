@@ -131,7 +131,8 @@ class Worker:
         parts, total = reply
         answer = region.put(parts, total) or b"".join(parts)
         parts.clear()  # they may be views of the batch's own arrays
-        return b"".join((self._keeper.settle(region), answer, self._keeper.freed()))
+        freed = self._keeper.freed()  # before settle: this batch's region must outlast its answer
+        return b"".join((freed, self._keeper.settle(region), answer))
 
 
 class Job:

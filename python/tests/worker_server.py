@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import pickle
 import socket
@@ -39,7 +40,7 @@ class RemoteError(Exception):
 class WorkerServer:
     """One worker process. Use as a context manager."""
 
-    def __init__(self, func_or_class=None, *args, tmp_path, source=None, env=None, **init) -> None:
+    def __init__(self, func_or_class=None, *args, tmp_path, source=None, env=None, shared=0, **init) -> None:
         if source is None:
             blob = tmp_path / "blob"
             blob.write_bytes(cloudpickle.dumps((func_or_class, args, init.pop("init_kwargs", {}))))
@@ -60,15 +61,27 @@ class WorkerServer:
         fd = theirs.fileno()
         claims, self.claims = os.pipe()
         os.set_blocking(claims, False)
+        inherited = [fd, claims]
+        self.memory: Any = None
+        self.room = (0, 0)
+        self.kept: list[int] = []
+        self.freed: list[int] = []
+        if shared:
+            inherited.append(os.memfd_create("shoal"))
+            os.ftruncate(inherited[-1], shared)
+            self.memory = mmap.mmap(inherited[-1], shared)
+            self.init["shared"] = {"fd": inherited[-1], "size": shared}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "shoal._worker", "--fd", str(fd), "--claims", str(claims)],
-            pass_fds=(fd, claims),
+            pass_fds=inherited,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
         )
         theirs.close()
+        for memory in inherited[2:]:
+            os.close(memory)
         self.unclaimed = claims
         self.reader = _wire.FrameReader(self.sock)
         self.next_id = 100
@@ -152,6 +165,48 @@ class WorkerServer:
         self.sock.sendall(struct.pack("<IB", 1 + len(body), 4) + body)
         return self.next_id
 
+    def arrays(self, inputs, method="", requests=None, at=None, room=(0, 0), api=False):
+        """Answers of one batch of arrays; at is where it lies in shared memory, room where the answer may."""
+        return self.receive(self.send_arrays(inputs, method, requests, at, room, api))
+
+    def send_arrays(self, inputs, method="", requests=None, at=None, room=(0, 0), api=False) -> int:
+        frame = self.arrays_frame(inputs, method, requests, api)
+        if at is None and not room[1]:
+            self.sock.sendall(struct.pack("<I", len(frame)) + frame)
+        else:
+            self.share(frame, at, room)
+        return self.next_id
+
+    def arrays_frame(self, inputs, method="", requests=None, api=False) -> bytes:
+        """An ARRAYS frame from its kind on."""
+        self.next_id += 1
+        layout = json.dumps(
+            [[k, v.dtype.str, v.shape] for k, v in inputs.items()], separators=(",", ":")
+        ).encode()
+        n = len(next(iter(inputs.values())))
+        flags = 0 if requests is None else _wire.HAS_REQUESTS
+        head = struct.pack("<BBBHIQI", 7, 1 + api, flags, len(method), n, self.next_id, len(layout))
+        frame = bytearray(head + method.encode() + layout)
+        if requests is not None:
+            frame += b"".join(struct.pack("<II", len(h), len(p)) for h, p in requests)
+            frame += b"".join(h + p for h, p in requests)
+        for array in inputs.values():
+            frame += bytes(-len(frame) % 64) + array.tobytes()
+        return bytes(frame)
+
+    def share(self, frame, at=None, room=(0, 0), flags=0) -> int:
+        """Send a frame in shared memory at an offset or, without one, with room for its answer."""
+        self.room = room
+        inline = b""
+        if at is None:
+            at, length, inline = 0, 0, frame
+        else:
+            length = len(frame)
+            self.memory[at : at + length] = frame
+        body = struct.pack("<BQBQQQQ", 9, self.next_id, flags, at, length, *room) + inline
+        self.sock.sendall(struct.pack("<I", len(body)) + body)
+        return self.next_id
+
     def receive(self, expected_id=None):
         """The next answers; with several batches in flight use receive_any."""
         got, answers = self.receive_any()
@@ -161,6 +216,17 @@ class WorkerServer:
     def receive_any(self):
         frame = self.reader.read()
         assert frame is not None, "the worker closed the connection"
+        if frame[0] in (_wire.KEEP, _wire.FREE):
+            (batch_id,) = struct.unpack_from("<xQ", frame)
+            (self.kept if frame[0] == _wire.KEEP else self.freed).append(batch_id)
+            return self.receive_any()
+        self.answered_in_memory = frame[0] == _wire.SHARED
+        if self.answered_in_memory:
+            batch_id, length = struct.unpack("<xQQ", frame)
+            assert length <= self.room[1]
+            frame = bytearray(self.memory[self.room[0] : self.room[0] + length])
+        if frame[0] == _wire.ANSWERS:
+            return read_arrays(frame)
         if frame[0] == _wire.ERROR:
             (batch_id,) = struct.unpack_from("<xQ", frame)
             raise _remote_error(memoryview(frame)[9:])
@@ -175,6 +241,23 @@ class WorkerServer:
             at += length
         assert at == len(frame)
         return batch_id, answers
+
+
+def read_arrays(frame):
+    """The batch id of an ANSWERS frame, and its array or dict of arrays."""
+    import numpy as np
+
+    batch_id, count, length = struct.unpack_from("<xQII", frame)
+    at = 17 + length
+    found = {}
+    for name, typestr, shape in json.loads(frame[17:at]):
+        assert shape[0] == count
+        at += -at % 64
+        array = np.frombuffer(frame, typestr, int(np.prod(shape)), at).reshape(shape)
+        found[name] = array
+        at += array.nbytes
+    assert at == len(frame)
+    return batch_id, found.get(None, found)
 
 
 def _remote_error(payload):
