@@ -7,14 +7,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from datetime import timedelta
-from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeAlias
 
 from . import _link
 from ._errors import Error, InvalidArgument, QueueFull
 from ._pickling import dumps
 from ._progress import Bar
-from ._ref import Ref, hang
+from ._ref import Arrivals, Ref
 
 # map keeps this many queries open: enough to fill the link's window while results are being consumed.
 _AHEAD = 2 * _link.WINDOW
@@ -179,22 +178,18 @@ def _ordered(handle: Handle, calls: Iterator[Call]) -> Iterator[Any]:
 
 def _unordered(handle: Handle, calls: Iterator[Call]) -> Iterator[Any]:
     under_way: dict[Ref[Any], Call] = {}
-    arrived: SimpleQueue[Ref[Any]] = SimpleQueue()
-    waiter = _Arrivals(arrived)
+    arrivals = Arrivals()
+    link = handle._connect()
 
     def take() -> Any:
-        ref = next(iter(under_way))
-        if arrived.empty() and ref._source is not None:
-            ref._source.flush()
-        ref = arrived.get()
+        ref = arrivals.next(link)
         return _answer(handle, ref, under_way.pop(ref))
 
     try:
         for call in calls:
             ref = handle.remote(call[0], **call[1])
             under_way[ref] = call
-            if not hang(ref, waiter):
-                arrived.put(ref)
+            arrivals.expect(ref)
             if len(under_way) >= _AHEAD:
                 yield take()
         while under_way:
@@ -202,14 +197,6 @@ def _unordered(handle: Handle, calls: Iterator[Call]) -> Iterator[Any]:
     finally:
         for ref in under_way:
             ref.cancel()
-
-
-class _Arrivals:
-    def __init__(self, arrived: SimpleQueue[Ref[Any]]) -> None:
-        self._arrived = arrived
-
-    def notify(self, ref: Ref[Any]) -> None:
-        self._arrived.put(ref)
 
 
 def _answer(handle: Handle, ref: Ref[Any], call: Call) -> Any:

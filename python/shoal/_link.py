@@ -1,9 +1,9 @@
 """The link: one connection that carries all queries of a client's handles, and their answers in any order.
 
 A query leaves at once when nothing else is under way. Otherwise queries gather and leave together: when
-somebody waits for an answer, when answers come in, when _GATHER of them are there, or when the sender thread
-gets its turn. At most WINDOW queries are with the server; the rest wait here, so that a loop of 100,000 calls
-of remote fills this process's memory and not the server's queue.
+somebody waits for an answer, when answers come in, when _GATHER of them are there, or when a thread in the
+background finds the time. At most WINDOW queries are with the server; the rest wait here, so that a loop of
+100,000 calls of remote fills this process's memory and not the server's queue.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ import socket
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import _wire
 from ._address import Address
 from ._admin import problem
 from ._errors import Draining, Error, Unavailable, from_object
+from ._inbox import Inbox
 from ._pickling import loads
-from ._ref import Ref, resolve_error, resolve_raw
-from ._wire import ANSWER_HEAD, QUERY_HEAD, REF_ID, U32, FrameReader, ProtocolError
+from ._ref import Latch, Ref, resolve_error, resolve_raw
+from ._turns import Turns
+from ._wire import ANSWER_HEAD, QUERY_HEAD, REF_ID, U32, ProtocolError
 
 WINDOW = 1024
 _GATHER = 32
@@ -34,13 +36,13 @@ _QUERY_SIZE = QUERY_HEAD.size - U32.size
 
 
 class Link:
-    """An open link. Its own reader and sender threads end with the connection."""
+    """An open link. Its threads in the background, which send and read, end with the connection."""
 
     def __init__(self, sock: socket.socket, early: bytes = b"") -> None:
         """Take over a socket on which the server has answered 101; early is what it sent after that."""
         sock.settimeout(None)
         self._sock = sock
-        self._reader = FrameReader(sock, early=early)
+        self._inbox = Inbox(early)
         self._ids = itertools.count(1)
         self._open: dict[int, Ref[Any]] = {}  # every query without an answer, sent or not
         self._outbox: deque[tuple[int, bytes]] = deque()  # frames not sent; 0 for those that are no query
@@ -51,8 +53,11 @@ class Link:
         self._rung = False
         self._refusal: Callable[[], Error] | None = None
         self._lost = False
-        for loop in (self._read_loop, self._send_loop):
-            threading.Thread(target=loop, name="shoal-link", daemon=True).start()
+        self._turns = Turns(sock, self._receive, self.flush)
+        if early:
+            self._take(self._inbox.frames())
+        self._turns.start()
+        threading.Thread(target=self._send_loop, name="shoal-link", daemon=True).start()
         _links.add(self)
 
     def submit(
@@ -75,9 +80,24 @@ class Link:
             self._refuse(ref)
         elif idle or len(self._outbox) == _GATHER:
             self.flush()
-        elif not self._rung:
+        elif not self._turns.napping:
             self._ring()
         return ref
+
+    def wait(self, refs: Sequence[Ref[Any]], count: int, deadline: float | None) -> bool:
+        """Wait until count of refs have their answers; False at the deadline, a time.monotonic()."""
+        self.flush()
+        return self._turns.wait(refs, count, deadline)
+
+    def wait_latch(self, latch: Latch) -> None:
+        """Wait until a latch is open, or the link is lost or was given a turn."""
+        self.flush()
+        self._turns.wait_latch(latch, None)
+
+    def wait_aside(self) -> None:
+        """Somebody waits without calling wait."""
+        self.flush()
+        self._turns.attend()
 
     def flush(self) -> None:
         """Send what has gathered, as far as it goes without blocking."""
@@ -112,10 +132,6 @@ class Link:
     def close(self) -> None:
         """Close the connection; whoever still waits gets Unavailable."""
         self._lose("this client was shut down")
-        try:
-            self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
 
     @property
     def usable(self) -> bool:
@@ -146,6 +162,9 @@ class Link:
                 sent = 0
             except OSError:  # the reader sees it too, and tells everybody
                 return True
+            except BaseException:  # Ctrl-C, and nobody knows what was sent
+                self._lose("the connection was given up: the program was interrupted while it sent a query")
+                raise
             self._unsent = data[sent:]
             if self._unsent and not wait:
                 return False
@@ -175,16 +194,20 @@ class Link:
             size += len(frame)
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
-    def _read_loop(self) -> None:
-        why = "the server closed the connection"
+    def _receive(self) -> None:
+        """Take in what has arrived, without waiting. Whoever calls this has the turn."""
         try:
-            while frames := self._reader.read_many():
-                self._take(frames)
+            if self._inbox.fill(self._sock):
+                self._take(self._inbox.frames())
+            else:
+                self._lose("the server closed the connection")
+        except BlockingIOError:
+            pass  # nothing has arrived
         except (OSError, ProtocolError) as exc:
-            why = f"the connection to the server broke: {exc}"
-        finally:
-            self._lose(why)
-            self._sock.close()
+            self._lose(f"the connection to the server broke: {exc}")
+        except BaseException:  # Ctrl-C, and nobody knows which answers were taken in
+            self._lose("the connection was given up: the program was interrupted while it read answers")
+            raise
 
     def _take(self, frames: list[bytearray]) -> None:
         answers: list[tuple[Ref[Any], Any]] = []
@@ -221,9 +244,19 @@ class Link:
             resolve_error([ref], self._refusal)
 
     def _lose(self, why: str) -> None:
-        """No answer will come any more."""
+        """The connection is of no use any more."""
         if self._lost:
             return
+        self._fail(why)
+        self._bell.put(False)
+        self._turns.end()
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)  # ends whatever still waits on it
+        except OSError:
+            pass
+
+    def _fail(self, why: str) -> None:
+        """No answer will come any more."""
         self._refusal = lambda: Unavailable(why)
         self._lost = True
         self._outbox.clear()
@@ -234,13 +267,13 @@ class Link:
             except KeyError:  # somebody else took the last one
                 break
         resolve_error(refs, self._refusal)
-        self._bell.put(False)
 
     def _abandon(self) -> None:
         """In a forked child: the connection belongs to the parent, and there are no threads."""
         self._sending = threading.Lock()
         self._bell = queue.SimpleQueue()
-        self._lose("the connection belongs to the process before the fork")
+        # Not _lose: what it does to the connection would be done to the parent's too.
+        self._fail("the connection belongs to the process before the fork")
         self._sock.close()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
@@ -38,8 +39,14 @@ os.register_at_fork(after_in_child=_new_lock)
 class Source(Protocol):
     """Where a ref's answer comes from."""
 
-    def flush(self) -> None:
-        """Somebody is about to wait: send what has been held back."""
+    def wait(self, refs: Sequence[Ref[Any]], count: int, deadline: float | None) -> bool:
+        """Return when count of refs, which are all from here, have their answers; False at the deadline."""
+
+    def wait_latch(self, latch: Latch) -> None:
+        """Return when a latch is open that hangs on refs from here, or somewhat earlier."""
+
+    def wait_aside(self) -> None:
+        """Somebody hung a waiter on a ref and waits elsewhere: see to it that answers come in meanwhile."""
 
     def cancel(self, ref: Ref[Any]) -> bool:
         """Nobody waits for ref any more; True when its answer was still open."""
@@ -99,9 +106,9 @@ class Ref(Generic[T_co]):
             import asyncio  # there already, in whatever awaits
 
             waiter = _AsyncWaiter(asyncio.get_running_loop())
-            if self._source is not None:
-                self._source.flush()
             if hang(self, waiter):
+                if self._source is not None:
+                    self._source.wait_aside()
                 yield from waiter.future
         return self._take()
 
@@ -148,20 +155,45 @@ class _AsyncWaiter:
             self.future.set_result(None)
 
 
-class _Latch:
-    """Opens after count refs have their answers."""
+class Latch:
+    """Opens when count more refs have their answers, and can be woken before."""
 
-    __slots__ = ("count", "gate")
+    __slots__ = ("count", "gate", "awake")
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self.awake = False  # the gate was opened, and wait has not returned yet
         self.gate = threading.Lock()
         self.gate.acquire()
 
     def notify(self, ref: Ref[Any]) -> None:
         self.count -= 1
-        if self.count == 0:
+        if self.count == 0 and not self.awake:
+            self.awake = True
             self.gate.release()
+
+    def wake(self) -> bool:
+        """Let wait return although answers are missing; False when it is about to return anyway."""
+        with _meeting:
+            if self.awake:
+                return False
+            self.awake = True
+            self.gate.release()
+            return True
+
+    def wait(self, deadline: float | None) -> bool:
+        """Wait until it opens or is woken; False at the deadline."""
+        timeout = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
+        if not self.gate.acquire(timeout=timeout):
+            return False
+        with _meeting:
+            self.awake = False
+        return True
+
+
+def is_pending(ref: Ref[Any]) -> bool:
+    """Whether a ref has no answer yet."""
+    return ref._state == _PENDING
 
 
 def hang(ref: Ref[Any], waiter: Waiter) -> bool:
@@ -218,22 +250,28 @@ def wait_for(refs: Sequence[Ref[Any]], count: int, timeout: float | None) -> boo
     if missing <= 0:
         return True
     deadline = None if timeout is None else time.monotonic() + timeout
-    for source in {ref._source for ref in pending}:
-        if source is not None:
-            source.flush()
-    latch = _Latch(missing)
-    if not _hang_all(pending, latch):
-        return True
+    sources = {ref._source for ref in pending}
+    with blocked():
+        if len(sources) == 1 and (source := sources.pop()) is not None:
+            return source.wait(pending, missing, deadline)
+        return wait_latched(pending, missing, deadline)
+
+
+def wait_latched(refs: Sequence[Ref[Any]], count: int, deadline: float | None) -> bool:
+    """Wait for refs wherever they are from, and leave the work to others meanwhile."""
+    latch = Latch(count)
     try:
-        with blocked():
-            if deadline is None:
-                return latch.gate.acquire()
-            return latch.gate.acquire(timeout=max(0.0, deadline - time.monotonic()))
+        if not hang_all(refs, latch):
+            return True
+        for source in {ref._source for ref in refs}:
+            if source is not None:
+                source.wait_aside()
+        return latch.wait(deadline)
     finally:
-        _unhang(pending, latch)
+        unhang(refs, latch)
 
 
-def _hang_all(refs: Iterable[Ref[Any]], latch: _Latch) -> bool:
+def hang_all(refs: Iterable[Ref[Any]], latch: Latch) -> bool:
     """Hang a latch on many refs; False when enough of them are done by now."""
     with _meeting:
         for ref in refs:
@@ -246,12 +284,42 @@ def _hang_all(refs: Iterable[Ref[Any]], latch: _Latch) -> bool:
         return latch.count > 0
 
 
-def _unhang(refs: Iterable[Ref[Any]], waiter: Waiter) -> None:
+def unhang(refs: Iterable[Ref[Any]], waiter: Waiter) -> None:
     """Forget a waiter, so that polling a ref again and again does not pile waiters up on it."""
     with _meeting:
         for ref in refs:
             if ref._waiters is not None and waiter in ref._waiters:
                 ref._waiters.remove(waiter)
+
+
+class Arrivals:
+    """Refs of one source in the order in which their answers come."""
+
+    def __init__(self) -> None:
+        self._arrived: deque[Ref[Any]] = deque()
+        self._latch: Latch | None = None  # of whoever waits in next
+
+    def expect(self, ref: Ref[Any]) -> None:
+        """Count on an answer of ref."""
+        if not hang(ref, self):
+            self._arrived.append(ref)
+
+    def notify(self, ref: Ref[Any]) -> None:
+        self._arrived.append(ref)
+        if self._latch is not None:
+            self._latch.notify(ref)
+            self._latch = None
+
+    def next(self, source: Source) -> Ref[Any]:
+        """The next ref whose answer came. There must be one that is expected and was not returned."""
+        while not self._arrived:
+            latch = Latch(1)
+            with _meeting:
+                if self._arrived:
+                    break
+                self._latch = latch
+            source.wait_latch(latch)
+        return self._arrived.popleft()
 
 
 @overload

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from . import _ref
-from ._ref import Ref, hang, resolve_error, resolve_value
+from ._ref import Latch, Ref, hang, resolve_error, resolve_value, wait_latched
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -124,12 +124,12 @@ class _Task:
         """Go to the pool as soon as all refs among the arguments have their values."""
         for value in (*self._args, *self._kwargs.values()):
             if isinstance(value, Ref):
-                if value._source is not None:
-                    value._source.flush()
                 with self._ready:
                     self._missing += 1
                 if not hang(value, self):
                     self.notify(value)
+                elif value._source is not None:
+                    value._source.wait_aside()
         self.notify(self.ref)
 
     def notify(self, ref: Ref[Any]) -> None:
@@ -150,8 +150,14 @@ class _Task:
         else:
             resolve_value(self.ref, value)
 
-    def flush(self) -> None:
-        """Nothing is held back."""
+    def wait(self, refs: Sequence[Ref[Any]], count: int, deadline: float | None) -> bool:
+        return wait_latched(refs, count, deadline)
+
+    def wait_latch(self, latch: Latch) -> None:
+        latch.wait(None)
+
+    def wait_aside(self) -> None:
+        """The pool needs nobody to wait for it."""
 
     def cancel(self, ref: Ref[Any]) -> bool:
         with self._ready:
