@@ -30,6 +30,7 @@ type Backend interface {
 // Runtime starts replicas of one backend.
 type Runtime[In, Out any] interface {
 	// Start returns when the replica is ready to compute, or with a *LoadError.
+	// It gives up when ctx ends.
 	Start(ctx context.Context, spec ReplicaSpec) (Instance[In, Out], error)
 }
 
@@ -82,6 +83,7 @@ type BackendStatus struct {
 	Replicas []ReplicaStatus `json:"replicas"`
 	Queued   int             `json:"queued"`
 	Running  int             `json:"running"`
+	Restarts uint64          `json:"restarts"` // of all replicas, also of those that are gone
 	Stats    Stats           `json:"stats"`
 }
 

@@ -1,6 +1,7 @@
 package serving
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,9 +36,14 @@ type Pool[In, Out any] struct {
 	log     *slog.Logger
 	batched bool // the model takes more than one query a call
 
-	config  atomic.Pointer[Config]
-	newest  atomic.Pointer[Instance[In, Out]] // the last that was put to work
-	closing atomic.Bool
+	config   atomic.Pointer[Config]
+	newest   atomic.Pointer[Instance[In, Out]] // the last that was put to work
+	restarts atomic.Uint64                     // of all replicas, also of those that are gone
+
+	open  context.Context // ends when Close begins
+	shut  context.CancelFunc
+	grace context.Context // ends when a Close has no more time
+	force context.CancelCauseFunc
 
 	mu       sync.Mutex // held while the config or the set of replicas changes
 	replicas []*replica[In, Out]
@@ -60,6 +66,8 @@ func NewPool[In, Out any](ctx context.Context, name string, model Model[In, Out]
 		log = slog.New(slog.DiscardHandler)
 	}
 	p := &Pool[In, Out]{name: name, kind: model.Kind, runtime: model.Runtime, log: log.With("backend", name)}
+	p.open, p.shut = context.WithCancel(context.Background())
+	p.grace, p.force = context.WithCancelCause(context.Background())
 	first := p.indices(max(1, config.NumReplicas))
 	instances, err := p.start(ctx, config, first)
 	if err != nil {
@@ -144,7 +152,9 @@ func (p *Pool[In, Out]) adopt(instances []Instance[In, Out], indices []int) {
 
 func (p *Pool[In, Out]) show() {
 	p.statusMu.Lock()
-	p.shown = slices.Clone(p.replicas)
+	p.shown = slices.SortedFunc(slices.Values(p.replicas), func(a, b *replica[In, Out]) int {
+		return cmp.Compare(a.index, b.index)
+	})
 	p.statusMu.Unlock()
 }
 
@@ -182,36 +192,57 @@ func (p *Pool[In, Out]) Do(ctx context.Context, in In) (Out, error) {
 }
 
 // Update implements [Backend]. New replicas start before old ones stop, so that
-// queries always find one; if they cannot start, nothing changes.
+// queries always find one; if they cannot start, or ctx or the backend ends
+// before they have, nothing changes.
 func (p *Pool[In, Out]) Update(ctx context.Context, next Config) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closing.Load() {
-		return fmt.Errorf("backend %q: %w", p.name, batch.ErrDraining)
+	if p.open.Err() != nil {
+		return p.draining()
 	}
 	if err := p.checkBatchSize(next); err != nil {
 		return err
 	}
 	next = next.withDefaults(p.batched)
-	keep, surplus := p.replicas, []*replica[In, Out](nil)
-	if p.Config().needsRestart(next) {
-		keep, surplus = nil, p.replicas
-	} else if len(keep) > next.NumReplicas {
-		keep, surplus = keep[:next.NumReplicas], keep[next.NumReplicas:]
-	}
+	keep, surplus := p.keep(next)
 	fresh := p.indices(next.NumReplicas - len(keep))
-	instances, err := p.start(ctx, next, fresh)
+	starting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(p.open, cancel)()
+	instances, err := p.start(starting, next, fresh)
 	if err != nil {
+		if p.open.Err() != nil {
+			return p.draining()
+		}
 		return err
 	}
 	p.config.Store(&next)
 	p.batcher.Update(next.limits())
-	p.replicas = slices.Clone(keep)
+	p.replicas = keep
 	p.adopt(instances, fresh)
 	// The caller may leave, but what the old replicas accepted is to be finished.
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	stop, cancel := context.WithTimeout(p.grace, stopTimeout)
 	defer cancel()
 	return stopReplicas(stop, surplus)
+}
+
+func (p *Pool[In, Out]) draining() error {
+	return fmt.Errorf("backend %q: %w", p.name, batch.ErrDraining)
+}
+
+// keep splits the replicas into those that go on with the next config and those
+// that are too many; if some must go, those that do not work are the first.
+// mu is held.
+func (p *Pool[In, Out]) keep(next Config) (keep, surplus []*replica[In, Out]) {
+	if p.Config().needsRestart(next) {
+		return nil, p.replicas
+	}
+	keep = slices.Clone(p.replicas)
+	slices.SortStableFunc(keep, func(a, b *replica[In, Out]) int {
+		return cmp.Compare(a.rank(), b.rank())
+	})
+	n := min(len(keep), next.NumReplicas)
+	return keep[:n:n], keep[n:]
 }
 
 // stopTimeout is how long a replica that a new config made superfluous may take
@@ -220,7 +251,8 @@ const stopTimeout = time.Minute
 
 // Close implements [Backend].
 func (p *Pool[In, Out]) Close(ctx context.Context) error {
-	p.closing.Store(true)
+	p.shut()
+	defer context.AfterFunc(ctx, func() { p.force(context.Cause(ctx)) })()
 	drained := p.batcher.Drain(ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -244,7 +276,7 @@ func (p *Pool[In, Out]) Status() BackendStatus {
 	counts := p.batcher.Stats()
 	s := BackendStatus{
 		Name: p.name, Kind: p.kind, State: StateStarting, Config: p.Config(), Replicas: []ReplicaStatus{},
-		Queued: counts.Queued, Running: counts.Running, Stats: newStats(counts),
+		Queued: counts.Queued, Running: counts.Running, Restarts: p.restarts.Load(), Stats: newStats(counts),
 	}
 	p.statusMu.Lock()
 	shown := p.shown
@@ -256,7 +288,7 @@ func (p *Pool[In, Out]) Status() BackendStatus {
 			s.State = status.State
 		}
 	}
-	if p.closing.Load() {
+	if p.open.Err() != nil {
 		s.State = StateDraining
 	}
 	return s

@@ -48,12 +48,17 @@ type Build func(ctx context.Context) (Backend, error)
 // Deploy builds a backend and puts it in place once it is ready. If one of
 // that name exists, it is an AlreadyExists error, or, with replace, the new one
 // takes over its traffic and the old one finishes what it accepted. If the
-// build fails, nothing changes. Deploys of one name follow each other.
+// build fails, nothing changes. Deploys of one name follow each other; one that
+// still waits for another when ctx ends returns its cause.
 func (r *Registry) Deploy(ctx context.Context, name string, replace bool, build Build) (Backend, error) {
 	if err := checkName("backend", name); err != nil {
 		return nil, err
 	}
-	defer r.deploying.lock(name)()
+	unlock, err := r.deploying.lock(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	if _, exists := r.table.Load().backends[name]; exists && !replace {
 		return nil, Errorf(AlreadyExists, "backend %q exists already; give replace to put a new version in its place, or delete it first", name)
 	}
@@ -63,7 +68,9 @@ func (r *Registry) Deploy(ctx context.Context, name string, replace bool, build 
 	}
 	var old Backend
 	err = r.change(func(t *table) error {
-		old = t.backends[name]
+		if old = t.backends[name]; old != nil {
+			r.retiring.Add(1) // now, for a Close that follows to wait for it
+		}
 		t.backends[name] = next
 		for _, e := range t.endpoints {
 			if e.uses(name) {
@@ -82,25 +89,35 @@ func (r *Registry) Deploy(ctx context.Context, name string, replace bool, build 
 }
 
 // retire lets a backend finish in the background what it accepted, until the
-// registry is closed and runs out of time. Its error goes to whoever waits for it.
+// registry is closed and runs out of time. Its error goes to whoever waits for
+// it. The backend was counted in retiring when it left the table.
 func (r *Registry) retire(old Backend) <-chan error {
 	closed := make(chan error, 1)
-	r.retiring.Go(func() { closed <- old.Close(r.ctx) })
+	go func() { // Close waits for it
+		defer r.retiring.Done()
+		closed <- old.Close(r.ctx)
+	}()
 	return closed
 }
 
 // Delete removes a backend that no endpoint uses and waits until its queries
 // are answered, or ctx ends; they are answered all the same. A name that does not exist is no error.
 func (r *Registry) Delete(ctx context.Context, name string) error {
-	defer r.deploying.lock(name)()
+	unlock, err := r.deploying.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	var old Backend
-	err := r.change(func(t *table) error {
+	err = r.change(func(t *table) error {
 		for _, e := range sorted(t.endpoints) {
 			if e.uses(name) {
 				return Errorf(InUse, "backend %q is used by endpoint %q; move its traffic and shadow traffic away first", name, e.Name)
 			}
 		}
-		old = t.backends[name]
+		if old = t.backends[name]; old != nil {
+			r.retiring.Add(1)
+		}
 		delete(t.backends, name)
 		return nil
 	})
@@ -131,7 +148,11 @@ func (r *Registry) UpdateConfig(ctx context.Context, name string, patch []byte) 
 
 // Reconfigure changes a backend's config to what change makes of the one in force.
 func (r *Registry) Reconfigure(ctx context.Context, name string, change func(Config) (Config, error)) error {
-	defer r.deploying.lock(name)()
+	unlock, err := r.deploying.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	b, err := r.Backend(name)
 	if err != nil {
 		return err
@@ -378,31 +399,42 @@ type keyedMutex struct {
 }
 
 type keyLock struct {
-	sync.Mutex
-	users int
+	held  chan struct{} // has room for its one holder
+	users int           // the holder and those that wait
 }
 
-// lock locks the key's mutex and returns its unlock.
-func (k *keyedMutex) lock(key string) func() {
-	k.mu.Lock()
-	if k.locks == nil {
-		k.locks = make(map[string]*keyLock)
+// lock locks the key's mutex and returns its unlock, or why ctx ended before.
+func (k *keyedMutex) lock(ctx context.Context, key string) (unlock func(), err error) {
+	l := k.enter(key)
+	select {
+	case l.held <- struct{}{}:
+		return func() { <-l.held; k.leave(key, l) }, nil
+	case <-ctx.Done():
+		k.leave(key, l)
+		return nil, fmt.Errorf("waiting for another change of backend %q: %w", key, context.Cause(ctx))
 	}
+}
+
+func (k *keyedMutex) enter(key string) *keyLock {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	l := k.locks[key]
 	if l == nil {
-		l = &keyLock{}
+		if k.locks == nil {
+			k.locks = make(map[string]*keyLock)
+		}
+		l = &keyLock{held: make(chan struct{}, 1)}
 		k.locks[key] = l
 	}
 	l.users++
-	k.mu.Unlock()
-	l.Lock()
-	return func() {
-		l.Unlock()
-		k.mu.Lock()
-		if l.users--; l.users == 0 {
-			delete(k.locks, key)
-		}
-		k.mu.Unlock()
+	return l
+}
+
+func (k *keyedMutex) leave(key string, l *keyLock) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if l.users--; l.users == 0 {
+		delete(k.locks, key)
 	}
 }
 

@@ -134,6 +134,7 @@ func (r *replica[In, Out]) fail(err error) {
 	r.now.Restarts++
 	restarts := r.now.Restarts
 	r.mu.Unlock()
+	r.pool.restarts.Add(1)
 	r.pool.log.Error("replica failed and will be restarted", "replica", r.index, "restarts", restarts, "error", err)
 }
 
@@ -162,6 +163,18 @@ func (r *replica[In, Out]) set(state State, pid int) {
 		r.now.Error = ""
 	}
 	r.mu.Unlock()
+}
+
+// rank orders replicas by whether they work: those that do are the lowest.
+func (r *replica[In, Out]) rank() int {
+	switch r.status().State {
+	case StateReady:
+		return 0
+	case StateStarting:
+		return 1
+	default:
+		return 2
+	}
 }
 
 func (r *replica[In, Out]) status() ReplicaStatus {

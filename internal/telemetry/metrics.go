@@ -179,15 +179,14 @@ func (d deployed) Collect(out chan<- prometheus.Metric) {
 		}
 		gauge(queuing, b.Queued)
 		gauge(running, b.Running)
-		states, deaths := map[serving.State]int{}, 0
+		states := map[serving.State]int{}
 		for _, r := range b.Replicas {
 			states[r.State]++
-			deaths += r.Restarts
 		}
 		for _, state := range allStates { // those with none too: an alert needs a 0 to begin from
 			gauge(replicas, states[state], string(state))
 		}
-		count(restarts, uint64(deaths))
+		count(restarts, b.Restarts)
 	}
 }
 

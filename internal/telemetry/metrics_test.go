@@ -56,7 +56,7 @@ func TestABackendIsMeasured(t *testing.T) {
 	m := New()
 	m.Watch(r)
 	deploy(t, r, serving.BackendStatus{
-		Name: "adder:v1", Queued: 3, Running: 2,
+		Name: "adder:v1", Queued: 3, Running: 2, Restarts: 6, // one was of a replica that is gone
 		Replicas: []serving.ReplicaStatus{{State: serving.StateReady, Restarts: 1}, {State: serving.StateReady}, {State: serving.StateFailed, Restarts: 4}},
 		Stats:    serving.Stats{Admitted: 20, Answered: 12, Failed: 1, Refused: 4, Dropped: 2, Ahead: 3, Returned: 1, Reasons: map[string]uint64{"free": 5, "full": 2}},
 	})
@@ -81,7 +81,7 @@ func TestABackendIsMeasured(t *testing.T) {
 		`shoal_replicas{backend="adder:v1",state="ready"} 2`,
 		`shoal_replicas{backend="adder:v1",state="failed"} 1`,
 		`shoal_replicas{backend="adder:v1",state="draining"} 0`,
-		`shoal_replica_restarts_total{backend="adder:v1"} 5`,
+		`shoal_replica_restarts_total{backend="adder:v1"} 6`,
 		`shoal_batch_size_bucket{backend="adder:v1",le="2"} 0`,
 		`shoal_batch_size_bucket{backend="adder:v1",le="4"} 1`,
 		`shoal_compute_duration_seconds_count{backend="adder:v1"} 1`,

@@ -44,13 +44,8 @@ type backendList struct {
 	Backends []serving.BackendStatus `json:"backends"`
 }
 
-const (
-	// probeTimeout bounds how long a status waits for examples to be computed.
-	probeTimeout = 2 * time.Second
-	// changeTimeout bounds a change of config and a delete, which go on when
-	// their client leaves: broken off, they would fail accepted queries.
-	changeTimeout = 10 * time.Minute
-)
+// probeTimeout bounds how long a status waits for examples to be computed.
+const probeTimeout = 2 * time.Second
 
 func (f *Front) status(w http.ResponseWriter, r *http.Request) error {
 	s := Status{
@@ -171,7 +166,7 @@ func (f *Front) updateConfig(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := whole(r)
+	ctx, cancel := f.untilDrain(r)
 	defer cancel()
 	name := r.PathValue("name")
 	if err := f.opts.Registry.UpdateConfig(ctx, name, patch); err != nil {
@@ -182,7 +177,7 @@ func (f *Front) updateConfig(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (f *Front) deleteBackend(w http.ResponseWriter, r *http.Request) error {
-	ctx, cancel := whole(r)
+	ctx, cancel := f.untilDrain(r)
 	defer cancel()
 	if err := f.opts.Registry.Delete(ctx, r.PathValue("name")); err != nil {
 		return err
@@ -190,11 +185,6 @@ func (f *Front) deleteBackend(w http.ResponseWriter, r *http.Request) error {
 	f.opts.Logger.Info("backend deleted", "backend", r.PathValue("name"))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
-}
-
-// whole is a context for changes that are made whole even if the client leaves.
-func whole(r *http.Request) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(r.Context()), changeTimeout)
 }
 
 // boolParam reads a query parameter that is false when absent.
