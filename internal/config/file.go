@@ -37,6 +37,7 @@ type HTTP struct {
 	IdleTimeout       serving.Duration `json:"idle_timeout"`
 	ShutdownTimeout   serving.Duration `json:"shutdown_timeout"`
 	ServerTiming      *bool            `json:"server_timing"`
+	Front             string           `json:"front"` // "auto" or "net/http"
 }
 
 // Admin is where the server is run.

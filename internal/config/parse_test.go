@@ -20,7 +20,7 @@ import (
 func TestAFileSaysItAll(t *testing.T) {
 	off := false
 	got, err := Parse("shoal.yaml", "/srv", []byte(`
-http: {address: 0.0.0.0:80, max_body: 1MiB, max_header: 8192, read_timeout: 1.5, idle_timeout: 1m, server_timing: false}
+http: {address: 0.0.0.0:80, max_body: 1MiB, max_header: 8192, read_timeout: 1.5, idle_timeout: 1m, server_timing: false, front: net/http}
 admin: {address: unix:run/admin.sock, token_file: token}
 log: {format: json, level: warn}
 python: {interpreter: env/bin/python, sys_path: [lib, /opt/lib]}
@@ -47,7 +47,7 @@ endpoints:
 	want := &File{
 		HTTP: HTTP{
 			Address: "0.0.0.0:80", MaxBody: 1 << 20, MaxHeader: 8192, ReadTimeout: serving.Duration(1500 * time.Millisecond),
-			IdleTimeout: serving.Duration(time.Minute), ServerTiming: &off,
+			IdleTimeout: serving.Duration(time.Minute), ServerTiming: &off, Front: "net/http",
 		},
 		Admin:  Admin{Address: "unix:/srv/run/admin.sock", TokenFile: "/srv/token"},
 		Log:    Log{Format: "json", Level: slog.LevelWarn},

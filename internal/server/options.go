@@ -16,7 +16,7 @@ func OptionsOf(file *config.File) Options {
 			MaxBodyBytes: int64(h.MaxBody), MaxHeaderBytes: int(h.MaxHeader),
 			ReadHeaderTimeout: time.Duration(h.ReadHeaderTimeout), ReadTimeout: time.Duration(h.ReadTimeout),
 			IdleTimeout: time.Duration(h.IdleTimeout), ShutdownTimeout: time.Duration(h.ShutdownTimeout),
-			NoServerTiming: h.ServerTiming != nil && !*h.ServerTiming,
+			NoServerTiming: h.ServerTiming != nil && !*h.ServerTiming, OnlyNetHTTP: h.Front == "net/http",
 		},
 	}
 }

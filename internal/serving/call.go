@@ -56,6 +56,10 @@ func (c *Call) BatchKey() string {
 	return c.Method
 }
 
+// Reset makes a call that is done ready for another query, with the same Done. It
+// lets go of all that the last one brought.
+func (c *Call) Reset() { *c = Call{Done: c.Done} }
+
 // Request is a web query. Its headers are read with [Request.Get],
 // [Request.Values] and [Request.Headers].
 type Request struct {

@@ -17,6 +17,9 @@ func NewCallPool(ctx context.Context, name string, model Model[*Call, Response],
 	return CallPool{p}, err
 }
 
+// Prompt reports that Submit runs no code of the model's.
+func (p CallPool) Prompt() bool { return true }
+
 // Submit implements [Backend].
 func (p CallPool) Submit(c *Call) error {
 	if err := p.decode(c); err != nil {

@@ -51,6 +51,7 @@ type Endpoint struct {
 	registry *Registry
 	traffic  []share
 	shadows  []share
+	prompt   bool
 }
 
 // share is a backend's part of an endpoint's traffic.
@@ -144,23 +145,56 @@ func (e *Endpoint) Shadows(submit func(ctx context.Context, cancel context.Cance
 // Submit brings a call to the backend that the traffic chooses, and copies of
 // it to the shadows. Its errors are those of [Backend.Submit].
 func (e *Endpoint) Submit(call *Call) error {
-	err := e.Try(call.ShardKey, func(b Backend) error {
-		call.Backend = b
+	_, err := e.Send(call)
+	return err
+}
+
+// Send is Submit that tells which backend took the call, for callers whose call
+// may be done, and used again, before Send returns.
+func (e *Endpoint) Send(call *Call) (Backend, error) {
+	var taker Backend
+	submit := func(b Backend) error {
+		taker, call.Backend = b, b
 		return b.Submit(call)
-	})
-	if err != nil || len(e.shadows) == 0 {
-		return err
+	}
+	if len(e.shadows) == 0 {
+		err := e.Try(call.ShardKey, submit)
+		return taker, err
+	}
+	original := Call{Origin: call.Origin, Request: call.Request, Args: call.Args, Method: call.Method}
+	if err := e.Try(call.ShardKey, submit); err != nil {
+		return taker, err
 	}
 	e.Shadows(func(ctx context.Context, cancel context.CancelFunc, b Backend) {
 		copied := &Call{
-			Context: ctx, Origin: call.Origin, Request: call.Request, Args: call.Args, Method: call.Method,
+			Context: ctx, Origin: original.Origin, Request: original.Request, Args: original.Args, Method: original.Method,
 			Backend: b, Done: func(*Call) { cancel() },
 		}
 		if b.Submit(copied) != nil {
 			cancel() // a shadow that is full counts it in its own metrics
 		}
 	})
-	return nil
+	return taker, nil
+}
+
+// Prompt reports whether Submit returns soon, whatever the model: no backend of the
+// endpoint's runs code of the user's in it.
+func (e *Endpoint) Prompt() bool { return e.prompt }
+
+// Timeout is the least that one of the endpoint's backends allows.
+func (e *Endpoint) Timeout() time.Duration {
+	least := time.Duration(math.MaxInt64)
+	for _, s := range e.traffic {
+		least = min(least, time.Duration(s.backend.Config().Timeout))
+	}
+	return least
+}
+
+func arePrompt(shares []share) bool {
+	return !slices.ContainsFunc(shares, func(s share) bool {
+		b, ok := s.backend.(interface{ Prompt() bool })
+		return !ok || !b.Prompt()
+	})
 }
 
 func (e *Endpoint) status() EndpointStatus {

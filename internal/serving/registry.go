@@ -336,6 +336,7 @@ func (r *Registry) changeEndpoint(name string, f func(*Endpoint, *table) error) 
 }
 
 func (t *table) set(e *Endpoint) {
+	e.prompt = arePrompt(e.traffic) && arePrompt(e.shadows)
 	t.endpoints[e.Name] = e
 	if e.Route != "" {
 		t.routes[e.Route] = e

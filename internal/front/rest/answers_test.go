@@ -150,7 +150,7 @@ func TestTheModelSeesTheRequest(t *testing.T) {
 	}()
 	c := next(t, "the call", b.held)
 	r := c.Request
-	if r.ID != "mine" || r.Method != "POST" || r.Target != "/m?a=1&b=%C3%BC" || string(r.Body) != "\x00body" || !slices.Equal(r.Header["X-Some"], []string{"1", "2"}) {
+	if r.ID != "mine" || r.Method != "POST" || r.Target != "/m?a=1&b=%C3%BC" || string(r.Body) != "\x00body" || !slices.Equal(r.Headers()["X-Some"], []string{"1", "2"}) {
 		t.Errorf("the model sees %+v", r)
 	}
 	b.respond(c, text("x"))

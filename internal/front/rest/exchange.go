@@ -151,7 +151,7 @@ func (f *Front) query(w http.ResponseWriter, r *http.Request, id string, e *serv
 	if err != nil {
 		return f.failBody(w, r, id, err)
 	}
-	if err := checkJSON(r, body); err != nil {
+	if err := checkJSON(r.Method, r.Header.Get("Content-Type"), body); err != nil {
 		return fail(w, id, err, false)
 	}
 	x := exchanges.Get().(*exchange)
@@ -170,7 +170,10 @@ func (f *Front) query(w http.ResponseWriter, r *http.Request, id string, e *serv
 		}
 		return fail(w, id, err, false)
 	}
-	status := f.answer(w, r, x, config.ExposeTraceback)
+	if errors.Is(x.call.Err, context.Canceled) && r.Context().Err() != nil {
+		return leave(w, r)
+	}
+	status := f.answer(w, x.query, &x.call, config.ExposeTraceback)
 	x.release()
 	return status
 }
@@ -208,20 +211,16 @@ func (x *exchange) wait(ctx context.Context, timeout time.Duration) error {
 }
 
 // answer writes the response, or the error, of a call that is done.
-func (f *Front) answer(w http.ResponseWriter, r *http.Request, x *exchange, exposeTraceback bool) int {
-	c, h := &x.call, w.Header()
-	x.set(h, "Shoal-Backend", c.Backend.Name())
+func (f *Front) answer(w http.ResponseWriter, q *query, c *serving.Call, exposeTraceback bool) int {
+	q.set(w.Header(), "Shoal-Backend", c.Backend.Name())
 	if c.Trip.BatchID != 0 && !f.opts.NoServerTiming {
-		x.set(h, "Server-Timing", serverTiming(c.Trip))
+		q.set(w.Header(), "Server-Timing", string(appendServerTiming(make([]byte, 0, 128), c.Trip)))
 	}
 	if c.Err == nil {
-		return x.respond(w)
+		return q.respond(w, &c.Response)
 	}
-	if errors.Is(c.Err, context.Canceled) && r.Context().Err() != nil {
-		return leave(w, r)
-	}
-	f.logFailure(x.request.ID, c)
-	return fail(w, x.request.ID, c.Err, exposeTraceback)
+	f.logFailure(q.request.ID, c)
+	return fail(w, q.request.ID, c.Err, exposeTraceback)
 }
 
 // logFailure tells the operator what the caller is not told.
@@ -276,15 +275,20 @@ func (f *Front) failBody(w http.ResponseWriter, r *http.Request, id string, err 
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		hangUp(w, r)
-		p := problem.Of(serving.Errorf(serving.DeadlineExceeded, "the body did not arrive in time"))
-		p.Status = http.StatusRequestTimeout
-		return write(w, id, p)
+		return write(w, id, tooSlow())
 	}
 	if r.Context().Err() != nil {
 		return leave(w, r)
 	}
 	hangUp(w, r)
 	return fail(w, id, serving.Errorf(serving.InvalidArgument, "reading the body: %v", err), false)
+}
+
+// tooSlow is the problem of a body that did not arrive in time.
+func tooSlow() problem.Problem {
+	p := problem.Of(serving.Errorf(serving.DeadlineExceeded, "the body did not arrive in time"))
+	p.Status = http.StatusRequestTimeout
+	return p
 }
 
 // timeoutHeader lets a client ask for an answer sooner than the backend's timeout.

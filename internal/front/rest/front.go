@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,9 +28,15 @@ type Options struct {
 	ReadTimeout time.Duration
 	// IdleTimeout is how long a connection may stay without a request. Default 120s.
 	IdleTimeout time.Duration
+	// WriteTimeout is how long a client that reads none of its answer may keep it
+	// waiting, on the event-driven front. Default 60s.
+	WriteTimeout time.Duration
 	// ShutdownTimeout bounds how long accepted queries may take once the server
 	// is to stop. Default 30s.
 	ShutdownTimeout time.Duration
+	// OnlyNetHTTP has net/http serve all connections. Else, on Linux, plain
+	// HTTP/1.1 queries are served by event loops, and net/http serves the rest.
+	OnlyNetHTTP bool
 	// NoServerTiming leaves the header Server-Timing out of answers.
 	NoServerTiming bool
 	Logger         *slog.Logger
@@ -44,6 +51,7 @@ func (o Options) withDefaults(r *serving.Registry) Options {
 	o.ReadHeaderTimeout = cmp.Or(o.ReadHeaderTimeout, 5*time.Second)
 	o.ReadTimeout = cmp.Or(o.ReadTimeout, 60*time.Second)
 	o.IdleTimeout = cmp.Or(o.IdleTimeout, 120*time.Second)
+	o.WriteTimeout = cmp.Or(o.WriteTimeout, 60*time.Second)
 	o.ShutdownTimeout = cmp.Or(o.ShutdownTimeout, 30*time.Second)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -65,6 +73,8 @@ type Front struct {
 	own      *http.ServeMux // the paths of the server itself
 	ready    *readiness
 	draining atomic.Bool
+	date     dateText
+	unsent   atomic.Int64 // bytes of answers that wait for clients to read
 }
 
 // New returns a Front for what is deployed in r.
@@ -82,30 +92,93 @@ func (f *Front) Handler() http.Handler { return http.HandlerFunc(f.serveHTTP) }
 // it refuses new requests, finishes the accepted ones, and returns nil, or an
 // error if Options.ShutdownTimeout was not enough.
 func (f *Front) Serve(ctx context.Context, listener net.Listener) error {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
-	server := &http.Server{
-		Handler: f.Handler(), Protocols: protocols, MaxHeaderBytes: f.opts.MaxHeaderBytes,
-		ReadHeaderTimeout: f.opts.ReadHeaderTimeout, ReadTimeout: f.opts.ReadTimeout, IdleTimeout: f.opts.IdleTimeout,
-		ErrorLog: slog.NewLogLogger(f.opts.Logger.Handler(), slog.LevelWarn),
-	}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }() // ends with Shutdown or Close below
+	server := f.server()
+	plain, rest := f.split(listener)
+	served := make(chan error, 2)
+	go func() { served <- server.Serve(rest) }() // ends with Shutdown or Close below
+	go func() { served <- plain.serve() }()      // ends with drain or close below
 	select {
 	case err := <-served:
-		return errors.Join(fmt.Errorf("serving HTTP: %w", err), server.Close())
+		err = errors.Join(fmt.Errorf("serving HTTP: %w", err), server.Close(), plain.close())
+		<-served //nolint:errcheck // says only that it was closed
+		return err
 	case <-ctx.Done():
 	}
 	f.draining.Store(true)
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.opts.ShutdownTimeout)
 	defer cancel()
-	err := shutdown(grace, server)
+	plain.drain() // before the rest: it may hand connections over
+	stopped := make(chan error, 1)
+	go func() { stopped <- shutdown(grace, server) }()
+	err := errors.Join(plain.wait(grace), <-stopped)
 	if err != nil {
-		err = errors.Join(fmt.Errorf("not all requests were answered within %v: %w", f.opts.ShutdownTimeout, err), server.Close())
+		err = errors.Join(fmt.Errorf("not all requests were answered within %v: %w", f.opts.ShutdownTimeout, err), server.Close(), plain.close())
 	}
-	<-served //nolint:errcheck // says only that the server was closed
+	for range cap(served) {
+		<-served //nolint:errcheck // says only that it was closed
+	}
 	return err
+}
+
+func (f *Front) server() *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler: f.Handler(), Protocols: protocols, MaxHeaderBytes: f.opts.MaxHeaderBytes,
+		ReadHeaderTimeout: f.opts.ReadHeaderTimeout, ReadTimeout: f.opts.ReadTimeout, IdleTimeout: f.opts.IdleTimeout,
+		ErrorLog: slog.NewLogLogger(f.opts.Logger.Handler(), slog.LevelWarn),
+	}
+}
+
+// split returns who serves the plain requests on a listener, and a listener for
+// net/http to serve all others on.
+func (f *Front) split(listener net.Listener) (plainServer, net.Listener) {
+	if !f.opts.OnlyNetHTTP {
+		plain, rest, err := f.loops(listener)
+		if err == nil {
+			return plain, rest
+		}
+		f.opts.Logger.Warn("net/http serves all requests", "error", err)
+	}
+	return newNobody(), listener
+}
+
+// plainServer serves plain requests.
+type plainServer interface {
+	// serve returns when the listener fails, or after drain or close.
+	serve() error
+	// drain closes the listener and the connections without a request.
+	drain()
+	// wait returns when all requests are answered, or with an error when ctx ends.
+	wait(ctx context.Context) error
+	// close ends all connections.
+	close() error
+}
+
+// nobody serves no requests.
+type nobody struct {
+	over chan struct{}
+	end  func()
+}
+
+func newNobody() nobody {
+	over := make(chan struct{})
+	return nobody{over, sync.OnceFunc(func() { close(over) })}
+}
+
+func (n nobody) serve() error {
+	<-n.over
+	return http.ErrServerClosed
+}
+
+func (n nobody) drain() { n.end() }
+
+func (n nobody) wait(context.Context) error { return nil }
+
+func (n nobody) close() error {
+	n.end()
+	return nil
 }
 
 // shutdown does what [http.Server.Shutdown] does, again and again: an HTTP/2

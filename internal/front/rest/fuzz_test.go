@@ -17,11 +17,10 @@ func FuzzCheckJSON(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	r := &http.Request{Method: http.MethodPost, Header: http.Header{"Content-Type": {"application/json"}}}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var value json.RawMessage
 		good := json.Unmarshal(body, &value) == nil && utf8.Valid(body)
-		if err := checkJSON(r, body); (err == nil) != good {
+		if err := checkJSON(http.MethodPost, "application/json", body); (err == nil) != good {
 			t.Fatalf("%q: %v", body, err)
 		}
 		if good {

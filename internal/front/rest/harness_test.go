@@ -70,6 +70,7 @@ func text(s string) serving.Response { return serving.Response{Format: serving.T
 
 func (b *fake) Name() string                                     { return b.name }
 func (b *fake) Kind() string                                     { return "go" }
+func (b *fake) Prompt() bool                                     { return front != frontAside }
 func (b *fake) Config() serving.Config                           { return b.config }
 func (b *fake) Update(_ context.Context, _ serving.Config) error { return nil }
 func (b *fake) Close(context.Context) error                      { return nil }
@@ -161,6 +162,7 @@ func serve(t testing.TB, opts Options, backends ...*fake) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	opts.OnlyNetHTTP = opts.OnlyNetHTTP || front == frontNetHTTP
 	s.Front, s.addr = New(s.registry, opts), listener.Addr().String()
 	transport := &http.Transport{MaxIdleConnsPerHost: 100, DisableCompression: true}
 	s.client = &http.Client{Transport: transport, Timeout: patience, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}

@@ -163,6 +163,9 @@ func TestAnAbandonedExchangeIsNeverReused(t *testing.T) {
 		})
 	}
 	asking.Wait()
+	if err := s.stop(); err != nil { // nobody submits any more
+		t.Error(err)
+	}
 	close(b.held)
 	close(b.withdrawn)
 	<-answering

@@ -22,14 +22,20 @@ func requestID(r *http.Request) string {
 	if ids := r.Header["X-Request-Id"]; len(ids) == 1 && isRequestID(ids[0]) {
 		return ids[0]
 	}
+	return string(appendNewID(make([]byte, 0, maxNewID)))
+}
+
+// maxNewID is the length of an id that the server makes.
+const maxNewID = 16
+
+func appendNewID(buf []byte) []byte {
 	const digits = "0123456789abcdef"
-	var id [16]byte
 	n := rand.Uint64()
-	for i := range id {
-		id[i] = digits[n&15]
+	for range maxNewID {
+		buf = append(buf, digits[n&15])
 		n >>= 4
 	}
-	return string(id[:])
+	return buf
 }
 
 // isRequestID reports whether an id is safe to show in logs and headers.
@@ -76,9 +82,8 @@ func (e *jsonError) Unwrap() error { return serving.Errorf(serving.InvalidArgume
 
 // checkJSON refuses a body that says it is JSON and is not: one such query
 // would fail every query of its batch.
-func checkJSON(r *http.Request, body []byte) error {
-	types := r.Header["Content-Type"]
-	if len(types) == 0 || (len(body) == 0 && (r.Method == http.MethodGet || r.Method == http.MethodHead)) || !isJSON(types[0]) {
+func checkJSON(method, contentType string, body []byte) error {
+	if contentType == "" || (len(body) == 0 && (method == http.MethodGet || method == http.MethodHead)) || !isJSON(contentType) {
 		return nil
 	}
 	if json.Valid(body) && utf8.Valid(body) {
