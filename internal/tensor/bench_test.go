@@ -78,6 +78,10 @@ func BenchmarkDecodeList(b *testing.B) {
 		b.Run(list.name+"/tensor", func(b *testing.B) {
 			decodeLoop(b, signature(b, Input{Name: "x", Dtype: list.dtype}), "", "/", body)
 		})
+		spaced := bytes.ReplaceAll(body, []byte(","), []byte(", ")) // as Python writes it
+		b.Run(list.name+"/tensor, spaced", func(b *testing.B) {
+			decodeLoop(b, signature(b, Input{Name: "x", Dtype: list.dtype}), "", "/", spaced)
+		})
 		b.Run(list.name+"/encoding-json", func(b *testing.B) {
 			b.ReportAllocs()
 			b.SetBytes(int64(len(body)))

@@ -6,7 +6,7 @@ import (
 )
 
 // burst reads what most lists consist of, short numbers with a comma right after
-// them, in one tight loop. It stops before whatever is not like that, at the
+// them and at most one space behind that, in one tight loop. It stops before whatever is not like that, at the
 // beginning of an element, and leaves it to the general way, which gives the same
 // values; so it may be as narrow as it likes.
 func (l *list) burst() {
@@ -40,7 +40,9 @@ func (l *list) burst() {
 		} else {
 			out = binary.LittleEndian.AppendUint32(out, math.Float32bits(n.float32(text)))
 		}
-		pos = n.end + 1
+		if pos = n.end + 1; pos < len(body) && body[pos] == ' ' {
+			pos++
+		}
 		l.count[level]++
 	}
 	l.pos, l.row.buf = pos, out

@@ -5,13 +5,13 @@ package tensor
 func (d *decoder) numbers() error {
 	l := list{decoder: d, leaf: -1, start: len(d.row.buf), kind: d.in.Dtype}
 	for {
+		l.burst()
 		if d.space(); d.peek() == '[' {
 			if err := l.open(); err != nil {
 				return err
 			}
 			continue
 		}
-		l.burst()
 		if err := l.element(); err != nil {
 			return err
 		}
