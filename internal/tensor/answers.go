@@ -33,7 +33,10 @@ type output struct {
 
 // AnswerReader reads answers; it remembers layouts. The zero AnswerReader is
 // ready. It may be used by one goroutine at a time.
-type AnswerReader struct{ known map[string]*answerLayout }
+type AnswerReader struct {
+	known  map[string]*answerLayout
+	layout []byte
+}
 
 // maxAnswerLayouts bounds what a reader remembers.
 const maxAnswerLayouts = 1024
@@ -41,8 +44,12 @@ const maxAnswerLayouts = 1024
 // Read checks answers as docs/protocol.md has them in an ANSWERS frame. layout is
 // JSON, [[name, typestr, [n, …]], …], with null for the name of an array that is the
 // whole answer; data holds the blocks as a [Collation] lays them out. The first
-// sizes, n, must agree: Len is n. Errors are the model's or the worker's fault.
+// sizes, n, must agree: Len is n. Errors are the model's or the worker's fault. The
+// memory may be one that the worker still writes to: what it does then can spoil its
+// answers, and nothing else.
 func (r *AnswerReader) Read(layout, data []byte) (*Answers, error) {
+	r.layout = append(r.layout[:0], layout...) // which is to be one text for all that follows
+	layout = r.layout
 	l := r.known[string(layout)]
 	if l == nil {
 		var err error

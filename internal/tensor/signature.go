@@ -1,7 +1,6 @@
 package tensor
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -75,7 +74,6 @@ func (p *Pad) UnmarshalJSON(raw []byte) error {
 type Signature struct {
 	inputs   []Input
 	names    []string
-	requests bool
 	prefix   string // of every batch key
 	sole     int    // the input that a body without names is; -1: there is none
 	pads     []padBytes
@@ -125,28 +123,6 @@ func NewSignature(method string, inputs []Input) (*Signature, error) {
 	s.layouts.Store(new(map[string]*layout))
 	return s, nil
 }
-
-// ParseSignature reads a method's signature from READY: {"inputs": [Input, …], "requests": bool}.
-func ParseSignature(method string, raw []byte) (*Signature, error) {
-	var object struct {
-		Inputs   []Input `json:"inputs"`
-		Requests bool    `json:"requests"`
-	}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&object); err != nil {
-		return nil, fmt.Errorf("reading a signature: %w", err)
-	}
-	s, err := NewSignature(method, object.Inputs)
-	if err != nil {
-		return nil, err
-	}
-	s.requests = object.Requests
-	return s, nil
-}
-
-// Requests reports whether the method takes the requests as well.
-func (s *Signature) Requests() bool { return s.requests }
 
 // Inputs returns the declared inputs, in order. They must not be changed.
 func (s *Signature) Inputs() []Input { return s.inputs }
