@@ -17,7 +17,7 @@ LINTED     := $(wildcard python scripts examples test bench)
 .DEFAULT_GOAL := help
 .PHONY: help
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 .PHONY: build
 build: ## build the server, bin/shoal: one static binary
@@ -36,8 +36,15 @@ demo: $(VENV)/.shoal ## serve a digit classifier and an adder; 1,797 queries wit
 	@$(PY) examples/digits/demo.py
 
 .PHONY: bench
-bench: $(VENV)/.shoal ## measure beside the peers; takes a while and wants a quiet machine
-	@$(PYTHON) bench/run.py
+bench: ## measure beside the peers; takes 25 minutes and wants a quiet machine (ARGS=--smoke: a few)
+	@$(PYTHON) bench/run.py $(ARGS)
+
+# What is judged is HEAD, by default this tree with what is not committed yet.
+BASE ?= main
+HEAD ?= worktree
+.PHONY: bench-compare
+bench-compare: ## tell whether this tree lost speed against BASE=main; HEAD=REV judges a revision
+	@$(PYTHON) bench/compare.py $(BASE) $(HEAD) $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.deps ## golangci-lint, ruff, mypy

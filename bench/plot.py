@@ -78,7 +78,7 @@ def draw_rates(axes: Axes, points: list[Point], peers: list[str], styles: dict[s
         spread = [[m["rate"] - m["lowest"] for m in medians], [m["highest"] - m["rate"] for m in medians]]
         axes.errorbar(
             [point["connections"] for point in mine], [m["rate"] for m in medians], yerr=spread,
-            color=colour, marker=marker, markersize=5, linewidth=1.4, capsize=2, label=peer,
+            color=colour, marker=marker, markersize=5, linewidth=2.4 if peer.startswith("shoal") else 1.3, capsize=2, label=peer,
         )  # fmt: skip
     counts = sorted({point["connections"] for point in points})
     if len(counts) > 1:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
-from .environments import ROOT, SetupError, run_quietly
+from .environments import SetupError, python_of, run_quietly
 
 LINE = re.compile(r"^Benchmark(?P<name>\S+?)(?:-\d+)?\s+(?P<count>\d+)\s+(?P<rest>.+)$")
 
@@ -29,10 +31,9 @@ class GoPackage:
     folder: str
     pattern: str = "."
 
-    @property
-    def exists(self) -> bool:
-        """Whether the package has benchmarks in this tree."""
-        return any("func Benchmark" in path.read_text() for path in (ROOT / self.folder).glob("*_test.go"))
+    def exists_in(self, root: Path) -> bool:
+        """Whether the package has benchmarks in a tree."""
+        return any("func Benchmark" in path.read_text() for path in (root / self.folder).glob("*_test.go"))
 
     def command(self, benchtime: str) -> list[str]:
         """The command that runs them."""
@@ -48,9 +49,15 @@ GO_PACKAGES = (
 )
 
 
+def with_python() -> dict[str, str]:
+    """An environment in which workers find what they need: its python3 is the one for bench/requirements/shoal.txt."""
+    return {"PATH": f"{python_of('shoal').parent}:{os.environ['PATH']}"}
+
+
 def run_go_benchmarks(package: GoPackage, benchtime: str) -> list[GoBenchmark]:
     """Run a package's benchmarks. Raises SetupError when they fail."""
-    output = run_quietly(package.command(benchtime), f"the benchmarks of {package.folder}", seconds=600)
+    what = f"the benchmarks of {package.folder}"
+    output = run_quietly(package.command(benchtime), what, env=with_python(), seconds=600)
     found = parse_benchmarks(output, package.folder)
     if not found:
         raise SetupError(f"the benchmarks of {package.folder} gave no figures")

@@ -60,7 +60,7 @@ def measure_paths(names: list[str], effort: Effort, scratch: Path, say: Callable
 def go_handles(paths: Paths, effort: Effort, _: Path) -> None:
     """Go's benchmarks, package by package."""
     for package in GO_PACKAGES:
-        if package.exists:
+        if package.exists_in(ROOT):
             paths.go += run_go_benchmarks(package, effort.go_benchtime)
 
 

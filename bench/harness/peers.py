@@ -35,6 +35,8 @@ class Tools:
     scratch: Path
     python: Path = Path()
     binary: Path = Path()
+    # Shoal's own, for its peers alone.
+    sdk: Path = ROOT / "python"
 
     def folder(self, name: str) -> str:
         """A folder of the run's own, removed at its end."""
@@ -111,10 +113,12 @@ def _echo(tools: Tools, model: str, port: int) -> Launch:
     return Launch([str(tools.binary), "-http", address], f"http://{address}/{path}")
 
 
-def _shoal(app: str = "shoal_app.py", max_batch_size: int = MAX_BATCH_SIZE) -> Launcher:
+def shoal(app: str = "shoal_app.py", max_batch_size: int = MAX_BATCH_SIZE) -> Launcher:
+    """How Shoal is started with a program of peers/."""
+
     def start(tools: Tools, model: str, port: int) -> Launch:
         address = f"127.0.0.1:{port}"
-        env = model_env(tools, model, ROOT / "python")
+        env = model_env(tools, model, tools.sdk)
         argv = [str(tools.binary), "serve", f"{APPS / app}:predict", "--http", address]
         argv += ["--max-batch-size", str(max_batch_size), "--interpreter", str(tools.python)]
         argv += ["--admin", f"unix:{tools.scratch / 'admin'}"]
@@ -203,7 +207,7 @@ SHOAL = Peer(
     "shoal",
     "Shoal",
     "default settings; the model takes a list of requests",
-    _shoal(),
+    shoal(),
     environment="shoal",
     package="./cmd/shoal",
     workloads=ALL_WORKLOADS,
@@ -214,7 +218,7 @@ SHOAL_ALONE = replace(
     name="shoal-alone",
     title="Shoal, `max_batch_size` 1",
     settings="as Shoal, but every query is computed alone",
-    start=_shoal(max_batch_size=1),
+    start=shoal(max_batch_size=1),
     workloads=("digits",),
 )
 

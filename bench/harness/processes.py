@@ -61,7 +61,7 @@ class Server:
         self.launch = launch
         self.url = launch.url
         self._mark = f"{RUN}/{next(self._numbers)}/"
-        self._log = log
+        self.log = log
         with log.open("wb") as output:
             self._root = subprocess.Popen(
                 launch.argv,
@@ -114,7 +114,7 @@ class Server:
 
     def log_tail(self, lines: int = 15) -> str:
         """The last lines that the server wrote."""
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def stop(self) -> None:
         """End the server: politely, then by force, then whatever it left behind."""
