@@ -5,13 +5,27 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from harness import SHOAL, Keeper, Load, Process, alive, ask, backend, free_port, load_json, run, until
+from harness import (
+    SHOAL,
+    Keeper,
+    Load,
+    Process,
+    alive,
+    ask,
+    backend,
+    clean_environment,
+    free_port,
+    load_json,
+    run,
+    until,
+)
 from models import Gate, Journal
 
 import shoal
@@ -59,6 +73,66 @@ class Server(Process):
             return ask(self.http, "/model?number=0").status_code == 200
         except OSError:
             return False
+
+
+def test_a_server_is_not_ready_while_its_file_is_deployed(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    (tmp_path / "app.py").write_text(
+        f"""
+import time
+from pathlib import Path
+
+while not Path({str(ready)!r}).exists():
+    time.sleep(0.005)
+"""
+        + MODEL
+    )
+    http = f"127.0.0.1:{free_port()}"
+    command = [SHOAL, "serve", "--http", http, "--admin", f"unix:{tmp_path}/a.sock", tmp_path / "app.py"]
+    with Process(command, env={"PYTHONPATH": str(HERE)}) as server:
+        until(lambda: answers(http), "the server to listen")
+        assert ask(http, "/readyz").status_code == 503
+        assert "still being deployed" in ask(http, "/readyz").text
+        ready.touch()
+        until(lambda: ask(http, "/readyz").status_code == 200, "the server to be ready")
+        assert ask(http, "/model?number=1").text == "2"
+        server.signal(signal.SIGTERM)
+        assert server.wait(30) == 0
+
+
+def answers(http: str) -> bool:
+    try:
+        return ask(http, "/livez").status_code == 200
+    except OSError:
+        return False
+
+
+def test_a_server_outlives_the_reader_of_its_output(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("def talk(request):\n    print('words')\n    return 'said'\n")
+    http = f"127.0.0.1:{free_port()}"
+    command = [
+        SHOAL,
+        "serve",
+        "--http",
+        http,
+        "--admin",
+        f"unix:{tmp_path}/a.sock",
+        f"{tmp_path}/model.py:talk",
+    ]
+    server = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=clean_environment()
+    )
+    try:
+        until(lambda: answers(http) and ask(http, "/readyz").status_code == 200, "the server to be ready")
+        assert server.stderr is not None
+        server.stderr.close()
+        for _ in range(3):
+            assert ask(http, "/talk").text == "said"
+        server.terminate()
+        assert server.wait(30) == 0
+    finally:
+        server.kill()
+        server.wait()
 
 
 @pytest.fixture

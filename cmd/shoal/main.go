@@ -36,8 +36,8 @@ func run() int {
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() { // ends with the process
 		<-signals
-		signal.Stop(signals) // the next one has its usual effect: it ends the process
 		cancel()
+		signal.Stop(signals) // the next one has its usual effect: it ends the process
 	}()
 	command := newRoot()
 	err := command.ExecuteContext(ctx)

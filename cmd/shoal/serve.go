@@ -110,6 +110,8 @@ func (f *serveFlags) serve(c *cobra.Command, t *target, given []string) (announc
 		return false, err
 	}
 	defer abortOnSignal(ctx, s.Abort)()
+	outliveReaders()
+	deployed := s.Deploying()
 	ran := make(chan error, 1)
 	go func() { // ends with ctx, and is waited for below
 		defer cancel() // without a server there is no reason to deploy on
@@ -122,6 +124,7 @@ func (f *serveFlags) serve(c *cobra.Command, t *target, given []string) (announc
 		cancel()
 		return false, errors.Join(err, <-ran)
 	}
+	deployed()
 	if err := f.announce(c, s, opts.Logger); err != nil {
 		cancel()
 		return true, errors.Join(err, <-ran)
@@ -129,6 +132,12 @@ func (f *serveFlags) serve(c *cobra.Command, t *target, given []string) (announc
 	err = <-ran
 	opts.Logger.Info("stopped")
 	return true, err
+}
+
+// outliveReaders keeps the process alive when nobody reads its output any more,
+// such as a program that ended: what it accepted is to be finished. The log is lost.
+func outliveReaders() {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // which nobody receives; only the default is to go
 }
 
 // abortOnSignal calls abort on the first signal after ctx has ended: whoever

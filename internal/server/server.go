@@ -54,6 +54,7 @@ type Server struct {
 	admin   net.Listener
 	front   *rest.Front
 	control *admin.Front
+	prober  *serving.Prober
 	state   string // directory, removed at the end
 
 	forced context.Context // ends with Abort
@@ -105,15 +106,15 @@ func (s *Server) assemble(library string, artifacts artifact.Store) {
 	metrics := telemetry.New()
 	metrics.Watch(s.Registry)
 	lines := telemetry.NewLines(s.opts.Output)
-	prober := serving.NewProber(s.Registry)
+	s.prober = serving.NewProber(s.Registry)
 	s.Deployer = python.NewDeployer(python.Options{
 		SDKDir: library, Interpreter: s.opts.Interpreter, Log: lines.Write, Observer: metrics.Observer, Logger: log,
 	})
 	limits := s.opts.Rest
-	limits.Logger, limits.Metrics, limits.Prober = log, metrics, prober
+	limits.Logger, limits.Metrics, limits.Prober = log, metrics, s.prober
 	s.front = rest.New(s.Registry, limits)
 	s.control = admin.New(admin.Options{
-		Registry: s.Registry, Prober: prober, Deployer: s.Deployer, Artifacts: artifacts, Logs: lines, Token: s.opts.Token,
+		Registry: s.Registry, Prober: s.prober, Deployer: s.Deployer, Artifacts: artifacts, Logs: lines, Token: s.opts.Token,
 		Version: s.opts.Version, HTTPAddress: s.HTTPAddress, Logger: log, ShutdownTimeout: limits.ShutdownTimeout,
 	})
 }
@@ -139,6 +140,12 @@ func (s *Server) AdminAddress() string {
 		return "unix:" + s.admin.Addr().String()
 	}
 	return "http://" + s.admin.Addr().String()
+}
+
+// Deploying makes the server say that it is not ready until done is called: what
+// it is to serve is not there yet, and whoever sends it queries would get 404.
+func (s *Server) Deploying() (done func()) {
+	return s.prober.Hold("what the server was started with is still being deployed")
 }
 
 // Run serves until ctx ends. Then it refuses new queries, finishes the accepted

@@ -48,6 +48,18 @@ endpoints:
 	}
 }
 
+func TestAServerIsNotReadyBeforeItHasWhatItIsToServe(t *testing.T) {
+	r := start(t)
+	done := r.Deploying()
+	if status, body := r.get(t, "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(body, "still being deployed") {
+		t.Errorf("while it deploys it says %d %s", status, body)
+	}
+	done()
+	if status, body := r.get(t, "/readyz"); status != http.StatusOK {
+		t.Errorf("then it says %d %s", status, body)
+	}
+}
+
 func TestAllModelsThatCannotBeLoadedAreNamedWithTheirTracebacks(t *testing.T) {
 	r := start(t)
 	err := r.Apply(t.Context(), parse(t, `

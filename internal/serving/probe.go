@@ -18,8 +18,9 @@ import (
 type Prober struct {
 	registry *Registry
 
-	mu     sync.Mutex
-	proved map[probe]bool
+	mu      sync.Mutex
+	proved  map[probe]bool
+	holding string // why nothing is ready yet; empty when nothing holds
 }
 
 // probe is one thing to prove. Backends and examples are compared by identity:
@@ -34,9 +35,29 @@ func NewProber(r *Registry) *Prober {
 	return &Prober{registry: r, proved: make(map[probe]bool)}
 }
 
+// Hold makes Ready say that nothing is ready, and why, until release is called.
+func (p *Prober) Hold(why string) (release func()) {
+	set := func(why string) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.holding = why
+	}
+	set(why)
+	return func() { set("") }
+}
+
+func (p *Prober) held() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.holding
+}
+
 // Ready returns nil when every backend that gets traffic has a ready replica
 // and every example was computed; else what is missing.
 func (p *Prober) Ready(ctx context.Context) error {
+	if why := p.held(); why != "" {
+		return Errorf(Unavailable, "%s", why)
+	}
 	wanted := make(map[probe]string)
 	for _, e := range p.registry.Endpoints() {
 		for _, b := range e.Backends() {
