@@ -88,8 +88,7 @@ while not Path({str(ready)!r}).exists():
         + MODEL
     )
     http = f"127.0.0.1:{free_port()}"
-    command = [SHOAL, "serve", "--http", http, "--admin", f"unix:{tmp_path}/a.sock", tmp_path / "app.py"]
-    with Process(command, env={"PYTHONPATH": str(HERE)}) as server:
+    with Process(serve_command(http, tmp_path, "app.py"), env={"PYTHONPATH": str(HERE)}) as server:
         until(lambda: answers(http), "the server to listen")
         assert ask(http, "/readyz").status_code == 503
         assert "still being deployed" in ask(http, "/readyz").text
@@ -98,6 +97,10 @@ while not Path({str(ready)!r}).exists():
         assert ask(http, "/model?number=1").text == "2"
         server.signal(signal.SIGTERM)
         assert server.wait(30) == 0
+
+
+def serve_command(http: str, folder: Path, what: str) -> list[str]:
+    return [str(SHOAL), "serve", "--http", http, "--admin", f"unix:{folder}/a.sock", f"{folder}/{what}"]
 
 
 def answers(http: str) -> bool:
@@ -110,15 +113,7 @@ def answers(http: str) -> bool:
 def test_a_server_outlives_the_reader_of_its_output(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text("def talk(request):\n    print('words')\n    return 'said'\n")
     http = f"127.0.0.1:{free_port()}"
-    command = [
-        SHOAL,
-        "serve",
-        "--http",
-        http,
-        "--admin",
-        f"unix:{tmp_path}/a.sock",
-        f"{tmp_path}/model.py:talk",
-    ]
+    command = serve_command(http, tmp_path, "model.py:talk")
     server = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=clean_environment()
     )
