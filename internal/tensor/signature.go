@@ -72,11 +72,11 @@ func (p *Pad) UnmarshalJSON(raw []byte) error {
 
 // Signature is what arrays one method of a model takes. It is safe for concurrent use.
 type Signature struct {
-	inputs   []Input
-	names    []string
-	prefix   string // of every batch key
-	sole     int    // the input that a body without names is; -1: there is none
-	pads     []padBytes
+	inputs []Input
+	names  []string
+	prefix string // of every batch key
+	sole   int    // the input that a body without names is; -1: there is none
+	pads   []padBytes
 
 	last    atomic.Pointer[layout] // of the row before: most rows are alike
 	layouts atomic.Pointer[map[string]*layout]
