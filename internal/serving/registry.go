@@ -352,6 +352,8 @@ func checkName(of, name string) error {
 	switch {
 	case name == "":
 		return Errorf(InvalidArgument, "the %s needs a name", of)
+	case name == "." || name == "..":
+		return Errorf(InvalidArgument, "the %s's name cannot be %q, which means something else in a URL", of, name)
 	case len(name) > maxName:
 		return Errorf(InvalidArgument, "the %s's name has %d bytes, at most %d are allowed", of, len(name), maxName)
 	case strings.ContainsFunc(name, unprintable):

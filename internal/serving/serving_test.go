@@ -141,7 +141,7 @@ func TestNamesAreUniqueAndMistakesAreExplained(t *testing.T) {
 	}
 	_, err = ask(r, "addr", "q", "")
 	wantCode(t, err, serving.EndpointNotFound)
-	for _, name := range []string{"", "a\nb", "a\xffb", strings.Repeat("x", 257)} {
+	for _, name := range []string{"", ".", "..", "a\nb", "a\xffb", strings.Repeat("x", 257)} {
 		_, err := r.Deploy(t.Context(), name, false, says("").build(name, serving.Config{}))
 		wantCode(t, err, serving.InvalidArgument)
 		_, err = r.CreateEndpoint(name, serving.EndpointSpec{Backend: "adder:v1"})
