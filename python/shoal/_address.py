@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import tempfile
 from http.client import HTTPConnection
 from pathlib import Path
@@ -71,9 +72,25 @@ def runtime_folder() -> Path:
     return Path(runtime) / "shoal" if runtime else Path(tempfile.gettempdir()) / f"shoal-{os.getuid()}"
 
 
+def check_private(folder: Path) -> None:
+    """Raise Unavailable when others could put a socket or a file of theirs into folder.
+
+    What a server answers is unpickled, so that a stranger's server could run code here.
+    """
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022 or found.st_uid != os.getuid():
+        raise Unavailable(
+            f"{folder} must be a directory of yours that only you can write to; "
+            "give the server's address, or set XDG_RUNTIME_DIR to another place"
+        )
+
+
 def find() -> str:
     """The address of the one server of this user that runs. Raises Unavailable, InvalidArgument."""
-    sockets = sorted(runtime_folder().glob("admin*.sock"))
+    folder = runtime_folder()
+    sockets = sorted(folder.glob("admin*.sock"))
+    if sockets:
+        check_private(folder)
     alive = [f"unix:{path}" for path in sockets if _answers(Address(str(path), "", 0))]
     if not alive:
         raise Unavailable("no shoal server of yours runs on this machine; start one, or give its address")

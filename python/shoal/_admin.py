@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from . import _address
-from ._errors import SERVER_ERRORS, Error, Unavailable
+from ._errors import SERVER_ERRORS, Error, InvalidArgument, Unavailable
 
 
 class Admin:
@@ -46,13 +46,16 @@ class Admin:
             raise Unavailable(f"no answer from a shoal server at {self.address}: {exc}") from exc
         finally:
             connection.close()
-        if response.status >= 400:
+        if not 200 <= response.status < 300:
             raise problem(response.status, answer)
         return json.loads(answer) if answer.strip() else None
 
 
 def at(*parts: str) -> str:
-    """The path of a call, with names escaped."""
+    """The path of a call, with names escaped. Raises InvalidArgument for what a path cannot hold."""
+    for part in parts:
+        if part in ("", ".", ".."):
+            raise InvalidArgument(f"{part!r} cannot be a name")
     return "/v1/" + "/".join(quote(part, safe="") for part in parts)
 
 

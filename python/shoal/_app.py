@@ -30,6 +30,7 @@ def run_file(path: Path) -> ModuleType:
     module = ModuleType("__main__")
     module.__file__ = str(path)
     sys.modules["__main__"] = module
+    sys.argv = [str(path)]  # as if Python had been called with it
     sys.path.insert(0, str(path.parent))
     exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     return module
@@ -78,14 +79,21 @@ def choose(module: ModuleType, path: Path, name: str) -> dict[str, Any] | str:
     )
 
 
+def split(argument: str) -> tuple[Path, str]:
+    """The file and the name, if there is one, in FILE.py[:NAME]."""
+    file, colon, name = argument.rpartition(".py:")
+    if not colon or Path(argument).is_file():
+        return Path(argument).resolve(), ""
+    return Path(file + ".py").resolve(), name
+
+
 def main(arguments: list[str]) -> int:
     """Run and deploy the file; returns the exit status."""
     if len(arguments) != 1:
         return fail("usage: python -m shoal._app FILE.py[:NAME]")
     if not os.environ.get("SHOAL_SERVER"):
         return fail("SHOAL_SERVER is not set: this module is for `shoal serve FILE.py`")
-    file, _, name = arguments[0].partition(":")
-    path = Path(file).resolve()
+    path, name = split(arguments[0])
     if not path.is_file():
         return fail(f"there is no file {path}")
     try:

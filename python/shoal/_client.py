@@ -14,7 +14,7 @@ from ._accept import default_config
 from ._admin import Admin, at
 from ._config import check_batching, check_config
 from ._deploy import check_target, pickle_target, surroundings
-from ._errors import Error, InvalidArgument
+from ._errors import EndpointNotFound, Error, InvalidArgument
 from ._handle import Handle
 from ._server import ServerProcess
 
@@ -39,6 +39,11 @@ class Client:
         self.deployed: list[str] = []
         """The backends that this client has created, in order."""
         _clients.add(self)
+
+    @property
+    def closed(self) -> bool:
+        """Whether shutdown() was called."""
+        return self._closed
 
     @property
     def address(self) -> str:
@@ -241,5 +246,10 @@ def connect(address: str | None = None, token: str | None = None) -> Client:
     """A client of a running server; see serve.connect."""
     chosen = address or os.environ.get("SHOAL_SERVER") or _address.find()
     client = Client(chosen, token or os.environ.get("SHOAL_TOKEN"))
-    client.status()  # a wrong address or token is told now, not at the first query
+    try:
+        client.status()  # a wrong address or token is told now, not at the first query
+    except EndpointNotFound:
+        raise InvalidArgument(
+            f"{chosen} serves queries over HTTP; give the server's admin address, which `shoal serve` logs"
+        ) from None
     return client

@@ -19,6 +19,7 @@ from ._errors import Error, Unavailable
 
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 30.0
+_ABANDON_TIMEOUT = 5.0
 _TAIL = 40  # lines that an error shows of what a server said before it ended
 
 
@@ -69,20 +70,16 @@ class ServerProcess:
             self._start_detached(_address.runtime_folder() / f"server-{http_port or os.getpid()}.log")
         else:
             self._start_embedded()
-        self._await_ready()
+        try:
+            self._await_ready()
+        except BaseException:  # an interrupt too: nobody has the server's address yet
+            self._abandon()
+            raise
         self.address = str(self._report["admin_address"])
         self.http_address = str(self._report["http_address"])
 
     def _start_embedded(self) -> None:
-        # A session of its own: Ctrl-C in a terminal is for this program, which then decides what to stop.
-        self.process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,  # no buffer objects, whose locks a fork could copy while they are held
-            start_new_session=True,
-        )
+        self.process = self._spawn(subprocess.PIPE, subprocess.PIPE)
         for pipe, name in ((self.process.stdout, "stdout"), (self.process.stderr, "stderr")):
             assert pipe is not None
             pump = threading.Thread(target=self._pump, args=(pipe, name), name=f"shoal-{name}", daemon=True)
@@ -91,15 +88,25 @@ class ServerProcess:
 
     def _start_detached(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _address.check_private(path.parent)
         self._log = path
         with path.open("wb") as log:
-            self.process = subprocess.Popen(
+            self.process = self._spawn(subprocess.DEVNULL, log)
+
+    def _spawn(self, stdin: int, output: int | IO[bytes]) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
                 self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdin=stdin,
+                stdout=output,
+                stderr=output,
+                bufsize=0,  # no buffer objects, whose locks a fork could copy while they are held
+                # A session of its own: Ctrl-C in a terminal is for this program, which decides what to stop.
                 start_new_session=True,
             )
+        except OSError as exc:
+            self._clean_up()
+            raise Unavailable(f"the server {self._command[0]} cannot be run: {exc}") from exc
 
     def _pump(self, pipe: IO[bytes], name: str) -> None:
         """Pass lines on to this program's stream of that name, whatever it is at the moment."""
@@ -150,7 +157,6 @@ class ServerProcess:
                     break
                 self._give_up(f"the server ended with status {self.process.returncode} before it was ready")
             if time.monotonic() > deadline:
-                self.process.kill()
                 self._give_up(f"the server was not ready within {_START_TIMEOUT:.0f} s")
 
     def _read_log(self) -> None:
@@ -161,11 +167,22 @@ class ServerProcess:
         any(self._is_report(line) for line in lines if line.endswith("\n"))
 
     def _give_up(self, why: str) -> None:
-        self._clean_up()
         why = str(self._report.get("error") or why)
         raise Unavailable(
             "\n".join([why, f"command: {' '.join(self._command)}", "".join(self._said).rstrip()])
         )
+
+    def _abandon(self) -> None:
+        """End a server that did not come up."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.terminate()
+        try:
+            self.process.wait(_ABANDON_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._clean_up()
 
     def stop(self) -> None:
         """Stop the server gracefully and wait for it; in a forked child do nothing."""

@@ -51,7 +51,7 @@ def init(http_host: str = "127.0.0.1", http_port: int = 8000) -> Client:
 
     With $SHOAL_SERVER (an address, and $SHOAL_TOKEN where it needs one) it connects to that server instead.
     """
-    if _client is not None:
+    if _client is not None and not _client.closed:
         return _client
     return start(http_host=http_host, http_port=http_port)
 

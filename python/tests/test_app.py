@@ -95,6 +95,25 @@ def test_one_name(app, link_server):
     assert "'nothing'" in done.stderr
 
 
+def test_a_file_in_a_folder_with_a_colon(app, link_server, tmp_path):
+    odd = tmp_path / "a:b.py:c"
+    odd.mkdir()
+    (odd / "m.py").write_text("from shoal import serve\n@serve.accept_batch\ndef f(r): return r\n")
+    environment = {**os.environ, "SHOAL_SERVER": link_server.address}
+    environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    for argument in (f"{odd}/m.py", f"{odd}/m.py:f"):
+        link_server.calls.clear()
+        command = [sys.executable, "-m", "shoal._app", argument]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50)
+        assert (done.returncode, done.stderr) == (0, "")
+        source = puts(link_server)[0][2]["python"]
+        assert source == {"kind": "file", "path": f"{odd}/m.py", "object": "f"}
+
+
+def test_a_file_sees_its_own_arguments(app, tmp_path):
+    assert app("import sys; print(sys.argv)").stdout == f"['{tmp_path}/my_app.py']\n"
+
+
 def test_nothing_to_serve(app):
     done = app("x = 1")
     assert done.returncode == 2

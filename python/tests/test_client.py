@@ -6,6 +6,7 @@ import os
 import pickle
 import stat
 import sys
+import tempfile
 import textwrap
 import threading
 from datetime import timedelta
@@ -174,6 +175,38 @@ def test_connect(link_server, monkeypatch):
         serve.connect("unix:/nowhere")
 
 
+def test_init_after_a_shutdown_of_the_client_begins_anew(link_server, monkeypatch):
+    monkeypatch.setenv("SHOAL_SERVER", link_server.address)
+    client = serve.init()
+    client.shutdown()
+    try:
+        assert serve.init() is not client
+        assert serve.status()["version"] == "test"
+    finally:
+        serve.shutdown()
+
+
+def test_an_answer_that_is_no_answer_of_the_admin_api_is_an_error(client, link_server):
+    link_server.replies["PUT /v1/backends/b"] = (307, "")  # as a proxy sends it
+    with pytest.raises(shoal.Error, match="307"):
+        client.create_backend("b", single)
+    assert "b" not in client.deployed
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_names_that_no_path_can_hold(client, name):
+    with pytest.raises(shoal.InvalidArgument, match="cannot be a name"):
+        client.create_backend(name, single)
+    with pytest.raises(shoal.InvalidArgument, match="cannot be a name"):
+        client.get_handle(name)
+
+
+def test_the_http_front_is_not_the_admin_api(link_server):
+    link_server.replies["GET /v1/status"] = (404, {"code": "EndpointNotFound", "detail": "no route"})
+    with pytest.raises(shoal.InvalidArgument, match="admin address"):
+        serve.connect(link_server.address)
+
+
 @pytest.mark.parametrize("bad", ["", "unix:", "http://", "http://host", "http://h:x", "http://h:1/p", "h:1"])
 def test_bad_addresses(bad):
     with pytest.raises(shoal.InvalidArgument, match="not an address"):
@@ -200,6 +233,24 @@ def test_connect_finds_the_one_server_that_runs(tmp_path, monkeypatch):
     serve.shutdown()
 
 
+def test_sockets_in_a_folder_that_others_can_write_to_are_not_trusted(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("SHOAL_SERVER", raising=False)
+    folder = tmp_path / "shoal"
+    folder.mkdir()
+    with LinkServer(folder / "admin.sock") as server:
+        folder.chmod(0o777)
+        with pytest.raises(shoal.Unavailable, match="only you can write to"):
+            serve.connect()
+        assert server.calls == []
+        elsewhere = folder.rename(tmp_path / "elsewhere")
+        elsewhere.chmod(0o700)
+        folder.symlink_to(elsewhere)
+        with pytest.raises(shoal.Unavailable, match="only you can write to"):
+            serve.connect()
+        assert server.calls == []
+
+
 FAKE_SERVER = """
 import json, os, signal, sys
 from pathlib import Path
@@ -213,6 +264,10 @@ if http.endswith(":1"):
     print("some log line", file=sys.stderr)
     print(json.dumps(dict(ready=False, error="cannot listen on port 1")))
     sys.exit(3)
+if http.endswith(":2"):
+    Path(os.environ["FAKE_PID"]).write_text(str(os.getpid()))
+    os.kill(os.getppid(), signal.SIGINT)
+    signal.pause()
 if "--detached" in arguments:
     admin = "unix:" + os.environ["XDG_RUNTIME_DIR"] + "/shoal/admin-81.sock"
 else:
@@ -256,6 +311,33 @@ class TestStart:
     def test_a_server_that_does_not_come_up(self, fake_binary):
         with pytest.raises(shoal.Unavailable, match=r"^cannot listen on port 1\n(.|\n)*some log line"):
             serve.start(http_port=1)
+
+    def test_an_interrupted_start_leaves_nothing_behind(self, fake_binary, tmp_path, monkeypatch):
+        pid, temp = tmp_path / "pid", tmp_path / "t"
+        temp.mkdir()
+        monkeypatch.setenv("FAKE_PID", str(pid))
+        monkeypatch.setattr(tempfile, "tempdir", str(temp))
+        with pytest.raises(KeyboardInterrupt):
+            serve.start(http_port=2)
+        assert not os.path.exists(f"/proc/{pid.read_text()}")
+        assert list(temp.iterdir()) == []
+
+    def test_a_binary_that_cannot_be_run(self, fake_binary, tmp_path, monkeypatch):
+        temp = tmp_path / "t"
+        temp.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(temp))
+        fake_binary.write_bytes(b"neither a script nor a program")
+        with pytest.raises(shoal.Unavailable, match=r"fake-shoal cannot be run"):
+            serve.start(http_port=0)
+        assert list(temp.iterdir()) == []
+
+    def test_no_log_is_written_where_others_can_write(self, fake_binary, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+        (tmp_path / "shoal").mkdir()
+        (tmp_path / "shoal").chmod(0o777)
+        with pytest.raises(shoal.Unavailable, match="only you can write to"):
+            serve.start(detached=True, http_port=81)
+        assert list((tmp_path / "shoal").iterdir()) == []
 
     def test_a_detached_server_stays(self, fake_binary, tmp_path, monkeypatch):
         import subprocess
