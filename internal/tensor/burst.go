@@ -13,6 +13,7 @@ func (l *list) burst() {
 	if l.depth == 0 || l.depth != l.leaf || l.kind == 0 || l.kind == Bool || l.kind == Float16 || l.beyond > 0 {
 		return
 	}
+	l.space()
 	level := l.depth - 1
 	room := math.MaxInt // elements that may follow with a comma after them
 	if n := l.shape[level]; n != 0 {
