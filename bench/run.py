@@ -23,8 +23,10 @@ from harness.workloads import WORKLOADS
 
 SERVERS = "servers"
 SMOKE_CONNECTIONS = (1, 64)
-# The figures that the targets are compared with.
-BEFORE = sorted((BENCH / "results").glob("2026-11-24-*.json"))
+# The figures that the targets are compared with: a report, and one of the same day's sources with what it lacks.
+BEFORE = sorted(
+    [*(BENCH / "results").glob("2026-11-24-*.json"), *(BENCH / "results").glob("*-f78ff0f*.json")]
+)
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -92,8 +94,10 @@ def draw(data: Path, prefix: Path) -> list[str]:
 def effort_of(options: argparse.Namespace) -> Effort:
     """How much of the paths is measured."""
     if options.smoke:
-        return Effort(rounds=1, seconds=1, go_benchtime="20ms", map_items=20_000)
-    return Effort(options.rounds, options.duration, options.go_benchtime, map_items=100_000)
+        return Effort(rounds=1, seconds=1, go_benchtime="20ms", map_items=20_000, idle_connections=1_000)
+    return Effort(
+        options.rounds, options.duration, options.go_benchtime, map_items=100_000, idle_connections=10_000
+    )
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -115,6 +119,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description="Measure Shoal beside other model servers on this machine, on loopback only.",
+        epilog="SHOAL_BENCH_TREE=FOLDER measures the Shoal of another checkout.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     names = [workload.name for workload in WORKLOADS]

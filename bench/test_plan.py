@@ -49,7 +49,7 @@ def test_each_workload_has_its_own_connections_unless_told(monkeypatch: pytest.M
     assert [plan.connections_of(workload) for workload in plan.workloads] == [
         (1, 16, 64, 256),
         (1, 16, 24, 64, 256),
-        (1, 64),
+        (64,),
         (1, 16),
     ]
 

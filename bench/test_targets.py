@@ -67,6 +67,14 @@ def test_memory_go_and_paths_are_found() -> None:
     assert judged("Python handle, 64 in flight, against Ray Serve's at its best", now)["now"] == 120
 
 
+def test_fewer_idle_connections_than_asked_for_say_nothing() -> None:
+    seen = [
+        judged("10,000 idle", document(paths={"idle connections": {"connections": count, "server_mb": 30.0}}))
+        for count in (1_000, 10_000)
+    ]
+    assert [(one["now"], one["met"]) for one in seen] == [(None, None), (30.0, True)]
+
+
 def test_of_two_reports_the_first_that_has_a_figure_counts() -> None:
     first, second = (
         document(points=[point("a", "W1", 1, rate=1)]),

@@ -13,6 +13,8 @@ from .processes import MARK, RUN
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"
+# The sources of the Shoal that is measured: these, or those of another checkout, to measure an earlier revision.
+TREE = Path(os.environ.get("SHOAL_BENCH_TREE") or ROOT).resolve()
 INSTALL_SECONDS = 900
 BUILD_SECONDS = 600
 
@@ -27,9 +29,9 @@ def run_quietly(
     *,
     seconds: float = BUILD_SECONDS,
     env: Mapping[str, str] | None = None,
-    cwd: Path = ROOT,
+    cwd: Path = TREE,
 ) -> str:
-    """Run a command in the repository's root; returns its output. Raises SetupError with its last words."""
+    """Run a command in the root of the measured sources; returns its output. Raises SetupError with its last words."""
     try:
         done = subprocess.run(
             argv,
@@ -70,7 +72,7 @@ def python_of(name: str) -> Path:
 def run_program(name: str, *arguments: str) -> str:
     """Run a program of bench/peers in Shoal's environment, with the SDK of this tree; returns its output."""
     argv = [str(python_of("shoal")), str(BENCH / "peers" / name), *arguments]
-    return run_quietly(argv, name, env={"PYTHONPATH": str(ROOT / "python")})
+    return run_quietly(argv, name, env={"PYTHONPATH": str(TREE / "python")})
 
 
 def version_of(python: Path, distribution: str) -> str:
@@ -80,8 +82,9 @@ def version_of(python: Path, distribution: str) -> str:
 
 
 def build(package: str, binary: Path) -> Path:
-    """Compile a Go program of this module."""
-    run_quietly(["go", "build", "-o", str(binary), package], f"building {package}")
+    """Compile a Go program of this module; what the benchmark itself needs comes from its own sources."""
+    cwd = ROOT if package.startswith("./bench/") else TREE
+    run_quietly(["go", "build", "-o", str(binary), package], f"building {package}", cwd=cwd)
     return binary
 
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from .environments import BENCH, ROOT, SetupError, build, python_of, run_quietly
+from .environments import BENCH, TREE, SetupError, build, python_of, run_quietly
 from .gobench import GO_PACKAGES, GoBenchmark, run_go_benchmarks
+from .idle import measure_idle
+from .load import LoadError
 from .peers import RAY, Tools, model_env, ray_env
+from .processes import StartError
 from .workloads import MAX_BATCH_SIZE, TENSOR_FLOATS
 
 COPY_BUFFERS = 64
@@ -33,6 +36,7 @@ class Effort:
     seconds: int
     go_benchtime: str
     map_items: int
+    idle_connections: int
 
 
 @dataclass
@@ -51,7 +55,7 @@ def measure_paths(names: list[str], effort: Effort, scratch: Path, say: Callable
         say(f"{name}: {PATHS[name].title} …")
         try:
             PATHS[name].run(paths, effort, scratch)
-        except (SetupError, ValueError) as exc:
+        except (SetupError, StartError, LoadError) as exc:
             paths.failures[name] = str(exc).splitlines()[0]
             say(f"    {exc}")
     return paths
@@ -60,7 +64,7 @@ def measure_paths(names: list[str], effort: Effort, scratch: Path, say: Callable
 def go_handles(paths: Paths, effort: Effort, _: Path) -> None:
     """Go's benchmarks, package by package."""
     for package in GO_PACKAGES:
-        if package.exists_in(ROOT):
+        if package.exists_in(TREE):
             paths.go += run_go_benchmarks(package, effort.go_benchtime)
 
 
@@ -90,6 +94,12 @@ def digits_handle(paths: Paths, effort: Effort, scratch: Path) -> None:
     paths.figures["digits handle"] = _shoal_program(argv, scratch)
 
 
+def idle_connections(paths: Paths, effort: Effort, scratch: Path) -> None:
+    """Idle keep-alive connections."""
+    tools = Tools(scratch, python_of("shoal"), build("./cmd/shoal", scratch / "shoal"))
+    paths.figures["idle connections"] = measure_idle(tools, effort.idle_connections)
+
+
 def memory_copy(paths: Paths, *_: object) -> None:
     """One copy of a tensor's bytes; the buffers take turns, so that they do not all lie in a cache."""
     size = TENSOR_FLOATS * 4
@@ -107,7 +117,7 @@ def memory_copy(paths: Paths, *_: object) -> None:
 def _shoal_program(argv: list[str], scratch: Path) -> dict[str, Any]:
     """Run a program that uses this tree's SDK and server."""
     tools = Tools(scratch, python_of("shoal"), build("./cmd/shoal", scratch / "shoal"))
-    env = model_env(tools, "adder", ROOT / "python") | {"SHOAL_BINARY": str(tools.binary)}
+    env = model_env(tools, "adder", TREE / "python") | {"SHOAL_BINARY": str(tools.binary)}
     env.pop("SHOAL_BENCH_COUNTS")
     return _last_json(run_quietly([str(tools.python), *argv], Path(argv[0]).name, env=env, seconds=300))
 
@@ -137,4 +147,5 @@ PATHS = {
     "digits-handle": Way(
         f"the digits through the Python handle, max_batch_size 1 and {MAX_BATCH_SIZE}", digits_handle
     ),
+    "connections": Way("idle keep-alive connections", idle_connections),
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .environments import BENCH, ROOT, build, python_of, version_of
+from .environments import BENCH, TREE, build, python_of, version_of
 from .processes import Launch, free_port
 from .workloads import (
     DIGITS_MODEL,
@@ -36,7 +36,7 @@ class Tools:
     python: Path = Path()
     binary: Path = Path()
     # Shoal's own, for its peers alone.
-    sdk: Path = ROOT / "python"
+    sdk: Path = TREE / "python"
 
     def folder(self, name: str) -> str:
         """A folder of the run's own, removed at its end."""
@@ -213,6 +213,15 @@ SHOAL = Peer(
     workloads=ALL_WORKLOADS,
 )
 
+SHOAL_ARRAYS = replace(
+    SHOAL,
+    name="shoal-arrays",
+    title="Shoal, arrays",
+    settings="default settings; the model takes arrays (`arrays=`)",
+    start=shoal("shoal_arrays.py"),
+    workloads=("W1", "tensors"),
+)
+
 SHOAL_ALONE = replace(
     SHOAL,
     name="shoal-alone",
@@ -298,5 +307,16 @@ BENTOML = Peer(
 
 PEERS = {
     peer.name: peer
-    for peer in (SHOAL, SHOAL_ALONE, MOSEC, MOSEC_1MS, RAY, RAY_DEFAULT, LITSERVE, MLSERVER, BENTOML)
+    for peer in (
+        SHOAL,
+        SHOAL_ARRAYS,
+        SHOAL_ALONE,
+        MOSEC,
+        MOSEC_1MS,
+        RAY,
+        RAY_DEFAULT,
+        LITSERVE,
+        MLSERVER,
+        BENTOML,
+    )
 }

@@ -14,7 +14,7 @@ from .gobench import GoBenchmark
 from .load import Sample
 from .measure import NOISE, Plan, Results, Start
 from .paths import Paths
-from .peers import SHOAL, Peer
+from .peers import SHOAL, SHOAL_ARRAYS, Peer
 from .workloads import MAX_BATCH_SIZE, Workload
 
 NONE = "–"
@@ -62,9 +62,9 @@ class Report:
         samples = self.results.samples.get((peer.name, workload.name, connections))
         return summarise(samples) if samples else None
 
-    def ratio(self, peer: Peer, workload: Workload, connections: int) -> float | None:
+    def ratio(self, peer: Peer, workload: Workload, connections: int, us: Peer = SHOAL) -> float | None:
         """Shoal's requests/s for each one of the peer's."""
-        ours, theirs = self.point(SHOAL, workload, connections), self.point(peer, workload, connections)
+        ours, theirs = self.point(us, workload, connections), self.point(peer, workload, connections)
         return ours.rate / theirs.rate if ours and theirs and theirs.rate else None
 
 
@@ -131,7 +131,9 @@ def markdown(report: Report) -> str:
     """The whole report."""
     sections = [heading(report), target_table(report)]
     for workload in report.plan.workloads:
-        sections += [figures(report, workload), ratios(report, workload), costs(report, workload)]
+        ours = [peer for peer in (SHOAL, SHOAL_ARRAYS) if peer in report.plan.peers_of(workload)]
+        sections += [figures(report, workload), *(ratios(report, workload, one) for one in ours)]
+        sections += [costs(report, workload)]
     sections += [paths(report.paths), starts(report), go_table(report.paths.go), setup(report)]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -147,11 +149,14 @@ def heading(report: Report) -> str:
         f"{machine['system']} {machine['kernel']}, Go {machine['go']}, Python {machine['python']}, "
         f"wrk {machine['wrk']}; load average {machine['load_before']} before the first measurement. "
         "Server and load generator share the cores.",
-        "",
-        f"`wrk -t1`, {plan.seconds} s a point after {plan.warmup_seconds} s of warm-up, median of "
-        f"{plan.rounds} rounds; each server alone, one worker process, at most {MAX_BATCH_SIZE} queries a "
-        "batch, JSON in and out, every answer checked.",
     ]
+    if plan.workloads:
+        lines += [
+            "",
+            f"`wrk -t1`, {plan.seconds} s a point after {plan.warmup_seconds} s of warm-up, median of "
+            f"{plan.rounds} rounds; each server alone, one worker process, at most {MAX_BATCH_SIZE} queries a "
+            "batch, every answer checked.",
+        ]
     if disturbance := disturbed(report.results):
         lines += ["", disturbance]
     if report.results.cut:
@@ -211,22 +216,26 @@ def figures(report: Report, workload: Workload) -> str:
     )
 
 
-def ratios(report: Report, workload: Workload) -> str:
+def ratios(report: Report, workload: Workload, us: Peer) -> str:
     """Shoal's requests/s over each other server's."""
-    plan = report.plan
-    if SHOAL not in plan.peers:
-        return ""
+    plan, counts = report.plan, report.plan.connections_of(workload)
     rows = [
-        [peer.title, *(times(report.ratio(peer, workload, count)) for count in plan.connections_of(workload))]
+        [peer.title, *(times(report.ratio(peer, workload, count, us)) for count in counts)]
         for peer in plan.peers_of(workload)
-        if peer is not SHOAL
+        if peer is not us
     ]
     if workload.ideal_rate(1):
-        counts = plan.connections_of(workload)
-        rows.append([PERMITTED, *(times(of_ideal(report, workload, count)) for count in counts)])
+        rows.append([PERMITTED, *(times(of_ideal(report, workload, count, us)) for count in counts)])
     if not rows:
         return ""
-    return table([f"{workload.name}: Shoal's requests/s against", *connection_names(plan, workload)], rows)
+    head = f"{workload.name}: requests/s of {us.title} against"
+    return table([head, *connection_names(plan, workload)], rows)
+
+
+def of_ideal(report: Report, workload: Workload, connections: int, us: Peer) -> float | None:
+    """Shoal's requests/s for each one that the model's own time permits."""
+    ours, ideal = report.point(us, workload, connections), workload.ideal_rate(connections)
+    return ours.rate / ideal if ours and ideal else None
 
 
 def costs(report: Report, workload: Workload) -> str:
@@ -242,12 +251,6 @@ def costs(report: Report, workload: Workload) -> str:
         return ""
     head = f"{workload.name}: the server's processor time a query, µs"
     return table([head, *connection_names(report.plan, workload)], rows)
-
-
-def of_ideal(report: Report, workload: Workload, connections: int) -> float | None:
-    """Shoal's requests/s for each one that the model's own time permits."""
-    ours, ideal = report.point(SHOAL, workload, connections), workload.ideal_rate(connections)
-    return ours.rate / ideal if ours and ideal else None
 
 
 def connection_names(plan: Plan, workload: Workload) -> list[str]:

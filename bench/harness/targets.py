@@ -217,6 +217,13 @@ def tensor_copies(peer: str) -> Measure:
     return lambda f: over(f.point(peer, "tensors", 16, "cpu_us"), f.path("memory copy", "microseconds"))
 
 
+def idle_memory(figures: Figures) -> float | None:
+    """MB of the server with 10,000 idle connections; a smoke run has fewer, which says nothing."""
+    if figures.path("idle connections", "connections") != 10_000:
+        return None
+    return figures.path("idle connections", "server_mb")
+
+
 def digits_ratio(figures: Figures) -> float | None:
     """The digits through the Python handle: batches for each query alone."""
     return over(
@@ -230,6 +237,7 @@ TENSORS = "python3 bench/run.py --only servers,copy --workloads tensors --connec
 
 TARGETS = (
     *w1_targets("shoal", "requests"),
+    *w1_targets("shoal-arrays", "arrays"),
     w2_target(16, "rate", 2800),
     w2_target(16, "p50_ms", 5.8),
     w2_target(24, "rate", 3900),
@@ -292,6 +300,15 @@ TARGETS = (
         START,
         at_most=True,
     ),
+    path_target(
+        "10,000 idle keep-alive connections: the server's memory",
+        200,
+        "MB",
+        idle_memory,
+        "connections",
+        at_most=True,
+        source="issue",
+    ),
     Target(
         "1 MB tensors over HTTP: the server's processor time a query, in memory copies",
         None,
@@ -299,6 +316,15 @@ TARGETS = (
         tensor_copies("shoal"),
         TENSORS + "shoal",
         source="issue",
+    ),
+    Target(
+        "1 MB tensors over HTTP, arrays: the server's processor time a query, in memory copies",
+        None,
+        "×",
+        tensor_copies("shoal-arrays"),
+        TENSORS + "shoal-arrays",
+        source="issue",
+        measure_before=tensor_copies("shoal"),
     ),
     Target(
         "the digits, 64 connections: batches against `max_batch_size` 1",

@@ -110,7 +110,7 @@ WORKLOADS = (
         "digits",
         "scikit-learn's network of examples/digits, 64 pixels in JSON",
         "digits",
-        (1, 64),
+        (64,),
         digits,
         program="digits_model.py",
     ),

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-Model = Callable[[Any], list[int]]
+Model = Callable[[Any], Any]
 
 SLEEP_SECONDS = 0.005
 
@@ -52,12 +52,8 @@ def sleep(xs: list[int]) -> list[int]:
 
 def total(bodies: list[bytes]) -> list[int]:
     """The sum of each 1 MB tensor: raw bytes are laid side by side in one array, then summed."""
-    return sums(np.stack([np.frombuffer(body, np.float32) for body in bodies]))
-
-
-def sums(rows: np.ndarray[Any, Any]) -> list[int]:
-    """The sum of each row."""
-    answers: list[int] = rows.sum(axis=1).astype(int).tolist()
+    rows = np.stack([np.frombuffer(body, np.float32) for body in bodies])
+    answers: list[int] = sum_rows(rows).tolist()
     return answers
 
 
@@ -72,6 +68,19 @@ def digits() -> Model:
     return predict
 
 
+def add_one_to_rows(xs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """W1, on an array of the batch."""
+    return xs + 1
+
+
+def sum_rows(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The sum of each tensor, on an array of the batch."""
+    return rows.sum(axis=1).astype(int)
+
+
+# The models for servers that put the array together themselves.
+ROW_MODELS: dict[str, Model] = {"adder": add_one_to_rows, "total": sum_rows}
+
 MODELS: dict[str, Callable[[], Model]] = {
     "adder": lambda: add_one,
     "sleeper": lambda: sleep,
@@ -85,6 +94,11 @@ def load(name: str) -> Model:
     return counting(MODELS[name]())
 
 
+def load_rows(name: str) -> Model:
+    """The model of that name that takes and returns an array of the batch, counting its batches."""
+    return counting(ROW_MODELS[name])
+
+
 def counting(model: Model) -> Model:
     """The model, counting its batches where $SHOAL_BENCH_COUNTS asks for it."""
     path = os.environ.get("SHOAL_BENCH_COUNTS")
@@ -92,7 +106,7 @@ def counting(model: Model) -> Model:
         return model
     counter = Counter(path)
 
-    def counted(xs: Any) -> list[int]:
+    def counted(xs: Any) -> Any:
         counter.add(len(xs))
         return model(xs)
 
