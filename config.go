@@ -16,6 +16,9 @@ type Config struct {
 	// BatchWaitTimeout is how long the oldest query is held back for its batch
 	// to fill while a replica is free. Default 0: not at all.
 	BatchWaitTimeout time.Duration
+	// LeaveAtOnce switches the departure policy off, which holds a batch back
+	// for a moment where it learned that this makes answers come sooner.
+	LeaveAtOnce bool
 	// NumReplicas is how many instances of the model run. Default 1.
 	NumReplicas int
 	// MaxQueued is the most queries that may wait; more are refused with
@@ -35,7 +38,7 @@ type Config struct {
 
 func (c Config) internal() (serving.Config, error) {
 	config := serving.Config{
-		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: serving.Duration(c.BatchWaitTimeout), NumReplicas: c.NumReplicas,
+		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: serving.Duration(c.BatchWaitTimeout), LeaveAtOnce: c.LeaveAtOnce, NumReplicas: c.NumReplicas,
 		MaxQueued: c.MaxQueued, MaxQueuedBytes: serving.Size(c.MaxQueuedBytes), MaxConcurrentBatches: c.MaxConcurrentBatches,
 		Timeout: serving.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback,
 	}
@@ -44,7 +47,7 @@ func (c Config) internal() (serving.Config, error) {
 
 func newConfig(c serving.Config) Config {
 	return Config{
-		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: time.Duration(c.BatchWaitTimeout), NumReplicas: c.NumReplicas,
+		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: time.Duration(c.BatchWaitTimeout), LeaveAtOnce: c.LeaveAtOnce, NumReplicas: c.NumReplicas,
 		MaxQueued: c.MaxQueued, MaxQueuedBytes: int64(c.MaxQueuedBytes), MaxConcurrentBatches: c.MaxConcurrentBatches,
 		Timeout: time.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback,
 	}

@@ -17,6 +17,9 @@ type Limits struct {
 	// batch to fill while a replica is free. It counts from the query's
 	// arrival. Default 0: nothing is held.
 	BatchWaitTimeout time.Duration
+	// LeaveAtOnce switches the departure policy off: with a BatchWaitTimeout of
+	// 0, a free replica then takes what waits at once, always.
+	LeaveAtOnce bool
 	// MaxQueued is the most queries that may wait. Default 4096.
 	MaxQueued int
 	// MaxQueuedBytes is the most bytes that may wait, as Options.Size counts
@@ -59,6 +62,9 @@ type Options[In, Out any] struct {
 	// goroutine that finished it. It must not keep the batch, whose memory is
 	// used again.
 	OnBatch func(*Batch[In, Out])
+	// Departure replaces the departure policy, which learns. It serves one
+	// batcher.
+	Departure Departure
 	// Clock replaces the real clock.
 	Clock Clock
 }
@@ -77,8 +83,10 @@ type Batcher[In, Out any] struct {
 	free     int // free slots over all replicas
 	ahead    int // batches that busy replicas would take ahead
 	batches  uint64
-	hold     Timer     // wakes the queue when the earliest hold ends; nil when none is set
-	holdEnds time.Time // when that is
+	hold     Timer           // wakes the queue when the earliest hold ends; nil when none is set
+	holdEnds time.Time       // when that is
+	held     *group[In, Out] // which the departure policy holds; nil for none
+	hurried  bool            // its hold ended because a deadline is near
 	draining bool
 	idle     chan struct{} // closed when draining and every answer is out
 	stats    Stats         // but for Sizes
@@ -88,6 +96,9 @@ type Batcher[In, Out any] struct {
 
 	ending    atomic.Bool  // draining, for those who do not hold mu
 	answering atomic.Int64 // queries that were computed or dropped, until their Done returns
+
+	departure Departure
+	service   serviceTimes
 }
 
 // New returns a batcher without replicas: queries wait until one is attached.
@@ -96,7 +107,10 @@ func New[In, Out any](opts Options[In, Out]) *Batcher[In, Out] {
 		opts.Clock = realClock{}
 	}
 	b := &Batcher[In, Out]{opts: opts, limits: opts.Limits.withDefaults(), idle: make(chan struct{})}
-	b.waiting.groups = make(map[groupKey]*group[In, Out])
+	b.waiting.groups = make(map[Group]*group[In, Out])
+	if b.departure = opts.Departure; b.departure == nil {
+		b.departure = &learned{service: &b.service}
+	}
 	b.calls.New = func() any { return newCall[In, Out]() }
 	return b
 }
@@ -210,9 +224,12 @@ func (b *Batcher[In, Out]) room(n int, bytes int64) error {
 func (b *Batcher[In, Out]) push(q *Query[In, Out], key string, now time.Time) *group[In, Out] {
 	q.arrived = now
 	b.stats.Admitted++
-	g := b.waiting.push(q, groupKey{q.Origin, key})
-	if b.limits.BatchWaitTimeout > 0 {
+	g := b.waiting.push(q, Group{q.Origin, key})
+	if b.limits.BatchWaitTimeout > 0 || g == b.held {
 		g.hurry(q)
+	}
+	if b.departs() {
+		b.departure.Arrived(now, g.key)
 	}
 	return g
 }
@@ -231,7 +248,7 @@ func (b *Batcher[In, Out]) Withdraw(q *Query[In, Out]) bool {
 	if q.group == nil {
 		return false
 	}
-	b.waiting.remove(q)
+	b.remove(q)
 	b.stats.Dropped++
 	b.checkIdle()
 	return true

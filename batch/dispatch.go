@@ -74,11 +74,15 @@ func (b *Batcher[In, Out]) dispatch(now time.Time, w *work[In, Out]) {
 			w.recall = b.sentAhead()
 			return
 		}
+		if b.holds(g, now) {
+			w.recall = b.sentAhead()
+			return
+		}
 		if b.dropDead(g, w) {
 			continue // without them another group may be the one to leave
 		}
 		batch := b.blank()
-		batch.Queries, batch.Reason = b.waiting.take(g, now, limits, batch.Queries)
+		batch.Queries, batch.Reason = b.take(g, now, limits, batch.Queries)
 		if b.draining && b.limits.BatchWaitTimeout > 0 && (batch.Reason == Free || batch.Reason == Key) {
 			batch.Reason = Drain
 		}
@@ -106,7 +110,7 @@ func (b *Batcher[In, Out]) dropDead(g *group[In, Out], w *work[In, Out]) bool {
 // drop takes a query out of the queue; w tells it once the lock is released.
 // mu is held.
 func (b *Batcher[In, Out]) drop(q *Query[In, Out], err error, w *work[In, Out]) {
-	b.waiting.remove(q)
+	b.remove(q)
 	q.Err = err
 	b.stats.Dropped++
 	b.answering.Add(1)
@@ -179,7 +183,9 @@ func (b *Batcher[In, Out]) wake() {
 	now := b.opts.Clock.Now()
 	b.mu.Lock()
 	b.hold = nil
-	b.dispatch(now, &work)
+	if b.waiting.len > 0 { // else what it was set for has left
+		b.dispatch(now, &work)
+	}
 	b.mu.Unlock()
 	b.do(&work)
 }

@@ -13,7 +13,8 @@
 // # What it promises
 //
 //   - Every admitted query is answered exactly once, with its own answer.
-//   - No replica is free while a query waits, unless a batch_wait_timeout holds it.
+//   - No replica is free while a query waits, unless a batch_wait_timeout holds it or
+//     it has been learned that a short hold makes answers come sooner ([Departure]).
 //   - A replica that wants it has its next batch before it is free: one that is
 //     full, and that another replica may still get if it is free first.
 //   - A batch holds one origin and one key, and never more than the maximum. The

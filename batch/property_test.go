@@ -21,6 +21,7 @@ type reference struct {
 	now      time.Time
 	draining bool
 	waiting  []*ask
+	held     *ask    // one of the group for which the policy keeps a free replica waiting; nil for none
 	seats    []*seat // the attached replicas
 	starts   []start // all batches that left, in order
 	stats    batch.Stats
@@ -96,6 +97,9 @@ func (r *reference) dispatch() {
 		i := slices.IndexFunc(r.groups(), r.ready)
 		s := r.freest()
 		if i < 0 {
+			if s != nil && len(r.waiting) > 0 && r.limits.BatchWaitTimeout == 0 {
+				r.held = r.waiting[0]
+			}
 			if s == nil || !r.recall() {
 				return
 			}
@@ -115,6 +119,7 @@ func (r *reference) dispatch() {
 		if s.free() == 0 {
 			r.stats.Ahead++
 		}
+		r.held = nil
 		s.put(batch, r.now)
 		r.stats.Running += len(batch)
 		r.starts = append(r.starts, start{fmt.Sprint(ids(batch)), s, reason, r.now})
@@ -162,11 +167,44 @@ next:
 	return groups
 }
 
+// hold is how long a group may be held: what the limits say, or without them the
+// departure policy, which holds while no other group waits.
 func (r *reference) hold() time.Duration {
-	if r.draining {
+	switch {
+	case r.draining:
 		return 0
+	case r.limits.BatchWaitTimeout > 0:
+		return r.limits.BatchWaitTimeout
+	case r.policy() && len(r.groups()) == 1 && len(r.waiting) < enough:
+		return policyHold
 	}
-	return r.limits.BatchWaitTimeout
+	return 0
+}
+
+func (r *reference) isHeld(group []*ask) bool {
+	return r.held != nil && r.held.origin == group[0].origin && r.held.key == group[0].key
+}
+
+// policy reports whether the departure policy is in force.
+func (r *reference) policy() bool { return !r.limits.LeaveAtOnce && r.limits.MaxBatchSize > 1 }
+
+const (
+	policyHold = 9 * time.Millisecond
+	enough     = 4
+)
+
+// stubborn is a departure policy that is easily told: it holds for policyHold
+// from the arrival of the oldest query, or until there are enough.
+type stubborn struct{}
+
+func (stubborn) Arrived(time.Time, batch.Group)     {}
+func (stubborn) Answered(time.Time, batch.Answered) {}
+func (stubborn) Left(time.Time, batch.Waiting)      {}
+func (stubborn) Hold(now time.Time, w batch.Waiting) time.Time {
+	if w.Queries >= enough {
+		return now
+	}
+	return w.Oldest.Add(policyHold)
 }
 
 func (r *reference) ready(group []*ask) bool {
@@ -195,11 +233,16 @@ func (r *reference) fill(group []*ask) ([]*ask, batch.Reason) {
 		return group[:n], batch.Full
 	case n < len(group):
 		return group[:n], batch.Cost
-	case r.hold() > 0 && r.now.Before(group[0].arrived.Add(r.hold())):
+	case r.hold() > 0 && r.now.Before(group[0].arrived.Add(r.hold())) && (r.isHeld(group) || r.limits.BatchWaitTimeout > 0):
 		return group, batch.Deadline
-	case r.hold() > 0:
+	case r.hold() > 0 && r.limits.BatchWaitTimeout > 0:
 		return group, batch.Timeout
-	case r.limits.BatchWaitTimeout > 0:
+	case r.isHeld(group) && r.policy() && n == len(r.waiting):
+		if r.draining {
+			return group, batch.Drain
+		}
+		return group, batch.Hold
+	case r.draining && r.limits.BatchWaitTimeout > 0:
 		return group, batch.Drain
 	case n < len(r.waiting):
 		return group, batch.Key
@@ -228,6 +271,9 @@ func (r *reference) dropDead(group []*ask) bool {
 
 func (r *reference) take(gone ...*ask) {
 	r.waiting = slices.DeleteFunc(r.waiting, func(q *ask) bool { return slices.Contains(gone, q) })
+	if !slices.ContainsFunc(r.groups(), r.isHeld) {
+		r.held = nil
+	}
 }
 
 func (r *reference) freest() (best *seat) {
@@ -347,6 +393,8 @@ func TestBatcherDoesWhatTheReferenceDoes(t *testing.T) {
 			Cost:   func(q *ask) int { return q.cost },
 			Size:   func(q *ask) int64 { return q.size },
 			Clock:  m.clock,
+
+			Departure: stubborn{},
 		})
 		t.Repeat(map[string]func(*rapid.T){
 			"":         func(*rapid.T) { m.compare() },
@@ -368,6 +416,7 @@ func TestBatcherDoesWhatTheReferenceDoes(t *testing.T) {
 
 func (m *machine) drawLimits() batch.Limits {
 	return batch.Limits{
+		LeaveAtOnce:      rapid.Bool().Draw(m.T, "at once"),
 		MaxBatchSize:     rapid.IntRange(1, 5).Draw(m.T, "max"),
 		BatchWaitTimeout: time.Duration(rapid.SampledFrom([]int{0, 0, 7, 20}).Draw(m.T, "hold")) * time.Millisecond,
 		MaxQueued:        rapid.IntRange(1, 12).Draw(m.T, "queued"),

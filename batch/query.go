@@ -45,11 +45,14 @@ const (
 	Cost
 	// Drain: the batcher is closing and holds nothing back any more.
 	Drain
+	// Hold: the departure policy had held the batch back, and those it expected
+	// had come, or were no longer worth waiting for.
+	Hold
 
 	reasons // number of reasons
 )
 
-var reasonNames = [reasons]string{"free", "full", "timeout", "deadline", "key", "cost", "drain"}
+var reasonNames = [reasons]string{"free", "full", "timeout", "deadline", "key", "cost", "drain", "hold"}
 
 // String returns the reason in lower case, as metrics and Server-Timing show it.
 func (r Reason) String() string { return reasonNames[r] }
@@ -81,7 +84,7 @@ type Query[In, Out any] struct {
 	bytes   int64
 	arrived time.Time
 	seq     uint64          // place in the order of arrival
-	key     groupKey        // what may share a batch with it
+	key     Group           // what may share a batch with it
 	split   *split[In, Out] // set on a query that was cut into parts
 
 	// Set while the query waits: its group, and its neighbours in the order of

@@ -11,23 +11,17 @@ import (
 // use; the Batcher's mutex guards it.
 type queue[In, Out any] struct {
 	oldest, newest *Query[In, Out]
-	keyless        [origins]group[In, Out]      // of the queries whose key is empty, by origin: most have no other
-	groups         map[groupKey]*group[In, Out] // of the others; none is empty
-	spare          *group[In, Out]              // the last emptied group, kept for the next arrival
+	keyless        [origins]group[In, Out]   // of the queries whose key is empty, by origin: most have no other
+	groups         map[Group]*group[In, Out] // of the others; none is empty
+	spare          *group[In, Out]           // the last emptied group, kept for the next arrival
 	len            int
 	bytes          int64
 	seq            uint64 // of the newest arrival
 }
 
-// groupKey tells which queries may share a batch.
-type groupKey struct {
-	origin Origin
-	key    string
-}
-
 // group is the queries of one key that wait, in order of arrival.
 type group[In, Out any] struct {
-	key            groupKey
+	key            Group
 	oldest, newest *Query[In, Out]
 	len, cost      int
 	// urgent is the earliest moment at which a deadline in the group ends a
@@ -35,7 +29,7 @@ type group[In, Out any] struct {
 	urgent time.Time
 }
 
-func (w *queue[In, Out]) push(q *Query[In, Out], key groupKey) *group[In, Out] {
+func (w *queue[In, Out]) push(q *Query[In, Out], key Group) *group[In, Out] {
 	w.seq++
 	q.seq = w.seq
 	g := w.group(key)
@@ -58,9 +52,9 @@ func (w *queue[In, Out]) putBack(q *Query[In, Out]) {
 }
 
 // group returns the group of a key, which may be new and empty.
-func (w *queue[In, Out]) group(key groupKey) *group[In, Out] {
-	if key.key == "" {
-		g := &w.keyless[key.origin]
+func (w *queue[In, Out]) group(key Group) *group[In, Out] {
+	if key.Key == "" {
+		g := &w.keyless[key.Origin]
 		g.key = key
 		return g
 	}
@@ -149,7 +143,7 @@ func (w *queue[In, Out]) remove(q *Query[In, Out]) {
 	w.bytes -= q.bytes
 	if g.oldest == nil {
 		g.urgent = time.Time{}
-		if g.key.key != "" {
+		if g.key.Key != "" {
 			delete(w.groups, g.key)
 			*g = group[In, Out]{}
 			w.spare = g

@@ -94,6 +94,7 @@ func (b *Batch[In, Out]) Complete() {
 	m.stats.Reasons[b.Reason]++
 	m.running -= len(b.Queries)
 	m.answering.Add(int64(len(b.Queries)))
+	m.learn(b, now, failed == len(b.Queries))
 	m.dispatch(now, &work)
 	m.mu.Unlock()
 	m.do(&work)

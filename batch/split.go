@@ -104,7 +104,7 @@ func (b *Batcher[In, Out]) withdrawParts(s *split[In, Out]) bool {
 		if part.group == nil {
 			continue
 		}
-		b.waiting.remove(part)
+		b.remove(part)
 		b.stats.Dropped++
 		s.remaining--
 		if s.err == nil {

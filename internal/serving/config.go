@@ -23,6 +23,9 @@ type Config struct {
 	MaxBatchSize int `json:"max_batch_size"`
 	// BatchWaitTimeout holds a query back so that its batch can fill. Default 0.
 	BatchWaitTimeout Duration `json:"batch_wait_timeout"`
+	// LeaveAtOnce switches the departure policy off, which holds a batch back
+	// for a moment where it learned that this pays.
+	LeaveAtOnce bool `json:"leave_at_once"`
 	// NumReplicas is how many instances run. Default 1.
 	NumReplicas int `json:"num_replicas"`
 	// MaxQueued and MaxQueuedBytes bound what may wait. Default 4096, 256 MiB.
@@ -118,7 +121,7 @@ func (c Config) withDefaults(batched bool) Config {
 
 func (c Config) limits() batch.Limits {
 	return batch.Limits{
-		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: time.Duration(c.BatchWaitTimeout),
+		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: time.Duration(c.BatchWaitTimeout), LeaveAtOnce: c.LeaveAtOnce,
 		MaxQueued: c.MaxQueued, MaxQueuedBytes: int64(c.MaxQueuedBytes),
 	}
 }

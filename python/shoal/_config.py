@@ -13,6 +13,7 @@ from ._errors import InvalidArgument
 KEYS = (
     "max_batch_size",
     "batch_wait_timeout",
+    "leave_at_once",
     "num_replicas",
     "max_queued",
     "max_queued_bytes",
