@@ -23,6 +23,9 @@ Coded: TypeAlias = tuple[int, Payload]
 _NULL = (_wire.JSON, b"null")
 _TRUE = (_wire.JSON, b"true")
 _FALSE = (_wire.JSON, b"false")
+PLAIN = frozenset((int, float, bool, type(None), str))
+"""Types that pickle alone can do, and in little space."""
+
 _PACKAGE = str(Path(__file__).parent) + "/"
 
 
@@ -34,6 +37,8 @@ def encode_plain(answer: Any) -> Coded:
 
 def encode_pickle(answer: Any) -> Coded:
     """One answer for a query whose caller wants Python objects. Raises what pickling raises."""
+    if type(answer) in PLAIN:
+        return _wire.PICKLE, b"\0\0\0\0" + pickle.dumps(answer, 5)
     data, buffers = dumps(answer)
     if not buffers:
         return _wire.PICKLE, b"\0\0\0\0" + data

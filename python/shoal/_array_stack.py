@@ -24,10 +24,10 @@ def stack(signature: Signature, label: str, batch: Batch) -> list[Group]:
 
     Queries that take part in none get their error into batch.faults.
     """
-    rows = [
-        _named(signature, request.data, row)
-        for request, row in zip(batch.requests, batch.kwargs, strict=True)
-    ]
+    rows = batch.kwargs
+    if any(request.data is not None for request in batch.requests):
+        data = [request.data for request in batch.requests]
+        rows = [_named(signature, one, row) for one, row in zip(data, rows, strict=True)]
     if not batch.faults:
         arrays = _stack_alike(signature, rows)
         if arrays is not None:
@@ -62,20 +62,23 @@ def _named(signature: Signature, data: Any, row: dict[str, Any]) -> dict[str, An
 
 def _stack_alike(signature: Signature, rows: list[dict[str, Any]]) -> dict[str, AnyArray] | None:
     """The arrays of queries with the same keywords and like values; None where a closer look is needed."""
-    given = rows[0].keys()
-    if any(row.keys() != given for row in rows):
-        return None
+    given = rows[0]
     arrays: dict[str, AnyArray] = {}
     for spec in signature.inputs:
-        if spec.name not in given:
+        name = spec.name
+        if name not in given:
             if not spec.optional:
                 return None
             continue
-        array = _stack_column(spec, [row[spec.name] for row in rows])
+        try:
+            array = _stack_column(spec, [row[name] for row in rows])
+        except KeyError:
+            return None
         if array is None:
             return None
-        arrays[spec.name] = array
-    return arrays if len(arrays) == len(given) else None
+        arrays[name] = array
+    # All have these arguments, and no others.
+    return arrays if set(map(len, rows)) == {len(arrays)} else None
 
 
 def _stack_column(spec: Input, column: list[Any]) -> AnyArray | None:

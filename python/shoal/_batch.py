@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -60,28 +61,39 @@ class Batch:
 
     def _take_api(self, frame: bytearray, at: int, lengths: tuple[int, ...]) -> None:
         view = memoryview(frame)
+        requests, rows, plain = self.requests, self.kwargs, self.plain
+        unpickle = pickle.loads
         pairs = iter(lengths)
         for head, payload in zip(pairs, pairs, strict=True):
             body = at + head
             end = body + payload
-            self._take_call(frame[at:body] if head else b"", view[body:end])
+            if head:
+                self._take_call(frame[at:body], view[body:end])
+            else:  # as most are: a pickle and nothing else
+                try:
+                    data, kwargs = unpickle(view[at:end])
+                except BaseException as exc:  # unpickling runs code of the model's modules
+                    self.faults[len(requests)] = exc
+                    data, kwargs = None, {}
+                requests.append(Placeholder(data, kwargs))
+                rows.append(kwargs)
+                plain.append(False)
             at = end
 
-    def _take_call(self, head: bytes | bytearray, payload: memoryview) -> None:
+    def _take_call(self, head: bytearray, payload: memoryview) -> None:
         options: dict[str, Any] = {}
         data: Any = None
         kwargs: dict[str, Any] = {}
         plain = False
         try:
-            if head:
-                options = json.loads(head)
-                plain = options.get("encoding") == "json"
+            options = json.loads(head)
+            plain = options.get("encoding") == "json"
             if plain:
                 call = json.loads(bytes(payload))
                 data, kwargs = call.get("data"), call.get("kwargs") or {}
             else:
                 data, kwargs = loads(payload, options.get("buffers") or ())
-        except BaseException as exc:  # unpickling runs code of the model's modules
+        except BaseException as exc:
             self.faults[len(self.requests)] = exc
         self.requests.append(
             Placeholder(data, kwargs, options.get("method") or "GET", options.get("headers"))

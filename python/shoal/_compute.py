@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
+import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._answers import Coded, encode_fault, encode_pickle, encode_plain, error_payload
+from ._answers import PLAIN, Coded, encode_fault, encode_pickle, encode_plain, error_payload
 from ._batch import Batch
 from ._call import Plan, Target, as_answers
 from ._context import enter
 from ._errors import WrongAnswerCount
-from ._wire import ERROR, REF_ID, RESULT, RESULT_HEAD, U32, Bytes
+from ._wire import ERROR, JSON, PICKLE, REF_ID, RESULT, RESULT_HEAD, Bytes
 
 if TYPE_CHECKING:
     from ._array_batch import ArrayBatch
+
+_NUMBERS = frozenset((int, float))
 
 Reply = tuple[list[Bytes], int]
 """The parts of a frame to send, and their length together."""
@@ -133,25 +137,52 @@ async def _await_each(plan: Plan, batch: Batch) -> list[Any]:
 
 def encode_result(batch: Batch | ArrayBatch, answers: Sequence[Any]) -> Reply:
     """The parts of a RESULT frame."""
-    codes = bytearray()
-    lengths: list[bytes] = []
-    payloads: list[Bytes] = []
-    total = RESULT_HEAD.size + 5 * len(answers)
-    pack = U32.pack
-    for code, payload in (
-        _encode_pickled(batch, answers) if isinstance(batch, Batch) and batch.api else _encode_web(answers)
-    ):
-        codes.append(code)
+    if isinstance(batch, Batch) and batch.api:
+        if PLAIN.issuperset(map(type, answers)) and True not in batch.plain:
+            dumps = pickle.dumps
+            return _pack_alike(batch.id, PICKLE, [b"\0\0\0\0" + dumps(answer, 5) for answer in answers])
+        return _pack(batch.id, _encode_pickled(batch, answers))
+    numbers = _encode_numbers(answers)
+    if numbers is not None:
+        return _pack_alike(batch.id, JSON, numbers)
+    return _pack(batch.id, _encode_web(answers))
+
+
+def _pack_alike(batch_id: int, code: int, payloads: list[bytes]) -> Reply:
+    size = len(payloads)
+    lengths = struct.pack(f"<{size}I", *map(len, payloads))
+    data = b"".join(payloads)
+    total = RESULT_HEAD.size + 5 * size + len(data)
+    return [RESULT_HEAD.pack(total - 4, RESULT, batch_id, size), bytes((code,)) * size, lengths, data], total
+
+
+def _pack(batch_id: int, coded: list[Coded]) -> Reply:
+    parts: list[Bytes] = []
+    lengths: list[int] = []
+    for _, payload in coded:
         if type(payload) is list:
-            length = sum(map(len, payload))
-            payloads += payload
+            lengths.append(sum(map(len, payload)))
+            parts += payload
         else:
-            length = len(payload)
-            payloads.append(payload)  # type: ignore[arg-type]
-        lengths.append(pack(length))
-        total += length
-    head = RESULT_HEAD.pack(total - 4, RESULT, batch.id, len(answers))
-    return [head, codes, *lengths, *payloads], total
+            lengths.append(len(payload))
+            parts.append(payload)  # type: ignore[arg-type]
+    size = len(coded)
+    total = RESULT_HEAD.size + 5 * size + sum(lengths)
+    head = RESULT_HEAD.pack(total - 4, RESULT, batch_id, size)
+    return [head, bytes([code for code, _ in coded]), struct.pack(f"<{size}I", *lengths), *parts], total
+
+
+def _encode_numbers(answers: Sequence[Any]) -> list[bytes] | None:
+    """Each answer as JSON, where all are plain numbers: one repr for all of them. None where they are not."""
+    if type(answers) is not list or not _NUMBERS.issuperset(map(type, answers)):
+        return None
+    try:
+        text = repr(answers)
+    except ValueError:  # an integer with more digits than Python shows
+        return None
+    if "n" in text or not answers:  # nan and inf are errors of their queries
+        return None
+    return text[1:-1].encode().split(b", ")
 
 
 def _encode_web(answers: Sequence[Any]) -> list[Coded]:

@@ -7,7 +7,7 @@ ten thousand slices and no more.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 
 _multidict: Any = None  # werkzeug's MultiDict, once needed
 
+_scan = json.scanner.make_scanner(json.JSONDecoder())  # type: ignore[attr-defined]
+
+
+def read_json(body: bytes | bytearray) -> Any:
+    """json.loads, five times as fast for the short texts that most queries are. Raises what it raises."""
+    try:
+        text = body.decode()
+        value, end = _scan(text, 0)
+        if end == len(text):
+            return value
+    except (StopIteration, ValueError):
+        pass
+    return json.loads(body)  # blanks around, other encodings, and what is wrong
+
 
 class Request:
     """One web query.
@@ -26,26 +40,22 @@ class Request:
     It reads out of the batch's frame: the head lies at [head, body), the body at [body, end).
     """
 
-    __slots__ = ("_frame", "_head", "_body", "_end", "_target", "_args", "_memo")
+    __slots__ = ("_frame", "_head", "_body", "_end", "_memo")
 
     def __init__(self, frame: bytearray, head: int, body: int, end: int) -> None:
         self._frame = frame
         self._head = head
         self._body = body
         self._end = end
-        self._target: tuple[str, str, str] | None = None
-        self._args: MultiDict[str, Any] | None = None
         self._memo: dict[str, Any] | None = None
 
     def _first_line(self) -> tuple[str, str, str]:
         """Method, raw path, raw query string."""
-        if self._target is None:
-            end = self._frame.find(b"\n", self._head, self._body)
-            line = self._frame[self._head : end if end >= 0 else self._body].decode("utf-8", "replace")
-            method, _, target = line.partition(" ")
-            path, _, query = target.partition("?")
-            self._target = method, path, query
-        return self._target
+        end = self._frame.find(b"\n", self._head, self._body)
+        line = self._frame[self._head : end if end >= 0 else self._body].decode("utf-8", "replace")
+        method, _, target = line.partition(" ")
+        path, _, query = target.partition("?")
+        return method, path, query
 
     def _head_lines(self) -> list[str]:
         """Every line of the head: the request's own, its id, then the headers."""
@@ -80,9 +90,12 @@ class Request:
     @property
     def args(self) -> MultiDict[str, str]:
         """The query string's parameters. A missing one raises KeyError, which answers HTTP 400."""
-        if self._args is None:
-            self._args = _parse_query(self._first_line()[2])
-        return self._args
+        kept = self._memo
+        if kept is None or "args" not in kept:
+            kept = self._kept()
+            kept["args"] = _parse_query(self._first_line()[2])
+        args: MultiDict[str, str] = kept["args"]
+        return args
 
     @property
     def headers(self) -> Headers:
@@ -106,12 +119,14 @@ class Request:
     @property
     def json(self) -> Any:
         """The body as JSON, whatever its Content-Type. Raises BadRequest when it is not JSON."""
-        kept = self._kept()
-        if "json" not in kept:
+        kept = self._memo
+        if kept is None or "json" not in kept:
             try:
-                kept["json"] = json.loads(self._frame[self._body : self._end])
+                value = read_json(self._frame[self._body : self._end])
             except (ValueError, RecursionError) as exc:
                 raise BadRequest(f"the body is not JSON: {exc}") from None
+            kept = self._kept()
+            kept["json"] = value
         return kept["json"]
 
     @property
@@ -214,15 +229,17 @@ class Placeholder:
 
 
 def _fields(values: Mapping[str, Any]) -> MultiDict[str, Any]:
-    # Each value in a list of its own: a list that a caller sent is one value, not several.
-    return _make_multidict({name: [value] for name, value in values.items()})
+    return _make_multidict(values.items())
 
 
-def _make_multidict(values: Any) -> MultiDict[str, Any]:
+def _make_multidict(pairs: Iterable[Sequence[Any]]) -> MultiDict[str, Any]:
     global _multidict
     if _multidict is None:
         _multidict = need("werkzeug.datastructures", "to show a request's parameters").MultiDict
-    made: MultiDict[str, Any] = _multidict(values)
+    # Its own __init__ takes longer than all else that a request's parameters need.
+    made: MultiDict[str, Any] = _multidict.__new__(_multidict)
+    for name, value in pairs:
+        dict.setdefault(made, name, []).append(value)
     return made
 
 
@@ -236,7 +253,7 @@ def _parse_query(query: str) -> MultiDict[str, Any]:
         return _make_multidict(parse_qsl(query, keep_blank_values=True))
     if "&" not in query:  # the common case: one plain parameter, or none
         name, _, value = query.partition("=")
-        return _make_multidict([(name, value)] if query else None)
+        return _make_multidict([(name, value)] if query else ())
     return _make_multidict([part.partition("=")[::2] for part in query.split("&") if part])
 
 

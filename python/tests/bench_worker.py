@@ -33,6 +33,21 @@ def keyword_adder(requests, *, number=None):
 keyword_adder._shoal_accept_batch = {}  # type: ignore[attr-defined]
 
 
+def json_adder(requests):
+    return (np.array([request.json["x"] for request in requests]) + 1).tolist()
+
+
+json_adder._shoal_accept_batch = {}  # type: ignore[attr-defined]
+
+
+def array_adder(x):
+    return x + 1
+
+
+array_adder._shoal_accept_batch = {}  # type: ignore[attr-defined]
+array_adder._shoal_arrays = True  # type: ignore[attr-defined]
+
+
 def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
@@ -52,7 +67,7 @@ def measure(model, make_frame, seconds: float) -> None:
             batches = 0
             while time.perf_counter() - start < seconds:
                 for _ in range(100):
-                    assert reader.read()[0] == 5  # RESULT
+                    assert reader.read()[0] in (5, 8)  # RESULT, ANSWERS
                     server.sock.sendall(frame)
                 batches += 100
             wall = time.perf_counter() - start
@@ -82,6 +97,18 @@ def web_frame(server: WorkerServer) -> bytes:
     return capture(server, lambda: server.send(1, items))
 
 
+def json_frame(server: WorkerServer) -> bytes:
+    head = "POST /adder\nf3a9c1d2-%d\nAccept: */*\nHost: 127.0.0.1:8000\nUser-Agent: wrk\n"
+    head += "Content-Type: application/json\nContent-Length: 8\n"
+    return capture(
+        server, lambda: server.send(1, [((head % i).encode(), b'{"x":%d}' % i) for i in range(SIZE)])
+    )
+
+
+def array_frame(server: WorkerServer) -> bytes:
+    return capture(server, lambda: server.send_arrays({"x": np.arange(SIZE)}))
+
+
 def api_frame(server: WorkerServer) -> bytes:
     import pickle
 
@@ -89,7 +116,17 @@ def api_frame(server: WorkerServer) -> bytes:
     return capture(server, lambda: server.send(2, items))
 
 
+def api_array_frame(server: WorkerServer) -> bytes:
+    import pickle
+
+    items = [(b"", pickle.dumps((None, {"x": i}), 5)) for i in range(SIZE)]
+    return capture(server, lambda: server.send(2, items))
+
+
 if __name__ == "__main__":
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 3.0
     measure(adder, web_frame, seconds)
     measure(keyword_adder, api_frame, seconds)
+    measure(json_adder, json_frame, seconds)
+    measure(array_adder, array_frame, seconds)
+    measure(array_adder, api_array_frame, seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import shoal
 from shoal import serve
+from shoal._request import read_json
 from worker_server import RemoteError
 
 
@@ -351,3 +353,52 @@ def test_an_async_function_for_single_queries(worker):
         return number
 
     assert errors(worker(model).api({"number": 1}, {"number": 2}, {"number": 3})) == [1, "ValueError", 3]
+
+
+def test_timers_are_exact(worker):
+    def model(request):
+        with open("/proc/self/timerslack_ns") as slack:
+            return int(slack.read())
+
+    assert worker(model).web("/") == [1]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(
+            b"1",
+            b" 1 ",
+            b"1 2",
+            b"",
+            b" ",
+            b"[1, 2",
+            b"nope",
+            b"NaN",
+            b"-Infinity",
+            b'{"a": 1, "a": 2}',
+            b"1\x00",
+        ),
+        *(
+            b'"\xff"',
+            b'"\xed\xa0\x80"',
+            b'"\\ud800"',
+            b"\xef\xbb\xbf1",
+            b"1e999",
+            b"1" * 5000,
+            b"[" * 100_000,
+        ),
+        *(
+            '{"a": "ä"}'.encode(encoding)
+            for encoding in ("utf-8", "utf-16", "utf-16-le", "utf-32-be", "latin-1")
+        ),
+    ],
+)
+def test_short_json_is_read_as_json_reads_it(body):
+    def outcome(read):
+        try:
+            return repr(read(body))
+        except (ValueError, RecursionError) as exc:
+            return str(exc)
+
+    assert outcome(read_json) == outcome(json.loads)
