@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple, TypeAlias
 
 from . import _link
-from ._errors import Error, InvalidArgument, QueueFull
+from ._errors import Error, InvalidArgument, QueueFull, TooLarge
 from ._pickling import dumps
 from ._progress import Bar
 from ._ref import Arrivals, Ref
@@ -36,7 +36,7 @@ class Options(NamedTuple):
 class Handle:
     """Calls one endpoint. Cheap to make, safe to share between threads."""
 
-    __slots__ = ("_endpoint", "_connect", "_traffic", "_options", "_names", "_sizes", "_timeout", "_head")
+    __slots__ = ("_endpoint", "_connect", "_traffic", "_options", "_names", "_timeout", "_common")
 
     def __init__(
         self,
@@ -52,11 +52,9 @@ class Handle:
         names = [name.encode() for name in (endpoint, options.method_name, options.shard_key)]
         if any(len(name) > 0xFFFF for name in names):
             raise InvalidArgument("endpoint, method name and shard key are limited to 65,535 bytes each")
-        # Constant parts of every query.
-        self._names = b"".join(names)
-        self._sizes = (len(names[0]), len(names[1]), len(names[2]))
+        self._names = names[0], names[1], names[2]
         self._timeout = _milliseconds(options.timeout)
-        self._head = _head(options)
+        self._common = _link.Common(*self._names, self._timeout, _head(options))
 
     def remote(self, data: Any = None, /, **kwargs: Any) -> Ref[Any]:
         """Send one query and return a Ref to its answer at once.
@@ -67,11 +65,17 @@ class Handle:
         Unavailable when the client is shut down; everything else is raised by the ref.
         """
         payload, buffers = dumps((data, kwargs))
-        head = self._head
         if buffers:
-            head = _head(self._options, [len(buffer) for buffer in buffers])
-            payload = b"".join((payload, *buffers))
-        return self._connect().submit(self._names, self._sizes, self._timeout, head, payload)
+            return self._remote_with(payload, buffers)
+        return self._connect().submit(self._common, payload)
+
+    def _remote_with(self, payload: bytes, buffers: list[memoryview]) -> Ref[Any]:
+        sizes = [len(buffer) for buffer in buffers]
+        link, length = self._connect(), len(payload) + sum(sizes)
+        if length > _link.MOST:
+            return link.refuse(TooLarge(f"a query of {length} bytes; at most {_link.MOST} are possible"))
+        common = _link.Common(*self._names, self._timeout, _head(self._options, sizes))
+        return link.submit(common, b"".join((payload, *buffers)))
 
     def options(
         self,

@@ -8,16 +8,19 @@ background finds the time. At most WINDOW queries are with the server; the rest 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
+import pickle
 import queue
 import socket
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from struct import Struct
+from typing import Any, TypeAlias
 
 from . import _wire
 from ._address import Address
@@ -27,12 +30,47 @@ from ._inbox import Inbox
 from ._pickling import loads
 from ._ref import Latch, Ref, resolve_error, resolve_raw
 from ._turns import Turns
-from ._wire import ANSWER_HEAD, QUERY_HEAD, REF_ID, U32, ProtocolError
+from ._wire import LIMIT, QUERY_COMMON, QUERY_HEAD, REF_ID, U32, Bytes, ProtocolError
 
 WINDOW = 1024
 _GATHER = 32
-_CHUNK = 256 << 10
-_QUERY_SIZE = QUERY_HEAD.size - U32.size
+_CHUNK = 64 << 10  # bytes from which a frame takes no more queries
+_TOGETHER = 128  # the most queries that a frame takes
+MOST = LIMIT - (1 << 20)  # bytes of a payload, so that its frame keeps within the limit
+
+Query: TypeAlias = "tuple[int, Common | None, Bytes]"
+"""Id, what it has in common with others, and payload; 0, None and a whole frame for what is no query."""
+
+
+class Common:
+    """What many queries have in common: all but their payloads."""
+
+    __slots__ = ("packed",)
+
+    def __init__(self, endpoint: bytes, method: bytes, shard_key: bytes, timeout: int, head: bytes) -> None:
+        """Timeout is in milliseconds; 0 is the backend's own."""
+        sizes = len(endpoint), len(method), len(shard_key), len(head)
+        self.packed = QUERY_COMMON.pack(timeout, *sizes) + endpoint + method + shard_key + head
+
+
+def _query_frame(common: Common, ids: list[int], payloads: list[Bytes]) -> bytes:
+    count, sizes = len(ids), list(map(len, payloads))
+    each = _query_each(count)
+    length = 5 + len(common.packed) + each.size + sum(sizes)
+    head = QUERY_HEAD.pack(length, _wire.QUERY, count)
+    return b"".join((head, common.packed, each.pack(*ids, *sizes), *payloads))
+
+
+@functools.cache
+def _query_each(count: int) -> Struct:
+    """The ids and lengths of so many queries."""
+    return Struct(f"<{count}Q{count}I")
+
+
+@functools.lru_cache(maxsize=WINDOW)
+def _answer_each(count: int) -> Struct:
+    """The ids, codes and lengths of so many answers, from the frame's start on."""
+    return Struct(f"<5x{count}Q{count}B{count}I")
 
 
 class Link:
@@ -45,7 +83,7 @@ class Link:
         self._inbox = Inbox(early)
         self._ids = itertools.count(1)
         self._open: dict[int, Ref[Any]] = {}  # every query without an answer, sent or not
-        self._outbox: deque[tuple[int, bytes]] = deque()  # frames not sent; 0 for those that are no query
+        self._outbox: deque[Query] = deque()  # what is not sent
         self._sent: set[int] = set()  # queries that the server has, as far as it has not answered
         self._unsent = memoryview(b"")  # the rest of a frame that did not fit into the socket's buffer
         self._sending = threading.Lock()
@@ -60,28 +98,26 @@ class Link:
         threading.Thread(target=self._send_loop, name="shoal-link", daemon=True).start()
         _links.add(self)
 
-    def submit(
-        self, names: bytes, sizes: tuple[int, int, int], timeout: int, head: bytes, payload: bytes
-    ) -> Ref[Any]:
-        """Send a query: the endpoint's, method's and shard key's names joined, with their sizes.
-
-        Never blocks and never raises; a link that is lost gives refs that failed.
-        """
+    def submit(self, common: Common, payload: Bytes) -> Ref[Any]:
+        """Send a query. Never blocks and never raises; a link that is lost gives refs that failed."""
         ref_id = next(self._ids)
         ref: Ref[Any] = Ref(self, ref_id)
-        size = _QUERY_SIZE + len(names) + len(head) + len(payload)
-        prefix = QUERY_HEAD.pack(size, _wire.QUERY, ref_id, timeout, *sizes, len(head))
-        frame = b"".join((prefix, names, head, payload))
         idle = not self._open
         self._open[ref_id] = ref
-        self._outbox.append((ref_id, frame))
+        self._outbox.append((ref_id, common, payload))
         # Checked after the ref is in _open: either the reader's last sweep sees it, or this does.
         if self._refusal is not None:
-            self._refuse(ref)
+            self._refuse(ref, self._refusal)
         elif idle or len(self._outbox) == _GATHER:
             self.flush()
         elif not self._turns.napping:
             self._ring()
+        return ref
+
+    def refuse(self, error: Error) -> Ref[Any]:
+        """The ref of a query that is not sent at all."""
+        ref: Ref[Any] = Ref(self)
+        resolve_error([ref], lambda: error)
         return ref
 
     def wait(self, refs: Sequence[Ref[Any]], count: int, deadline: float | None) -> bool:
@@ -120,14 +156,16 @@ class Link:
         if ref._id in self._sent:
             self._sent.discard(ref._id)
             # In front of queries that wait for room: this makes some.
-            self._outbox.appendleft((0, REF_ID.pack(9, _wire.CANCEL, ref._id)))
+            self._outbox.appendleft((0, None, REF_ID.pack(9, _wire.CANCEL, ref._id)))
             self._ring()
         return True
 
-    def decode(self, raw: bytearray) -> Any:
-        """The value of an ANSWER frame; raises the error it holds."""
-        _, code = ANSWER_HEAD.unpack_from(raw)
-        return decode_answer(code, memoryview(raw)[10:])
+    def decode(self, raw: tuple[int, memoryview]) -> Any:
+        """The value of an answer's code and payload; raises the error that they stand for."""
+        code, payload = raw
+        if code == _wire.PICKLE and not U32.unpack_from(payload)[0]:
+            return pickle.loads(payload[4:])
+        return decode_answer(code, payload)
 
     def close(self) -> None:
         """Close the connection; whoever still waits gets Unavailable."""
@@ -171,27 +209,37 @@ class Link:
         return True
 
     def _next_chunk(self) -> bytes:
-        """Frames that may leave now, joined."""
-        outbox, sent = self._outbox, self._sent
+        """A frame of what may leave now, or several, joined; empty when nothing may."""
+        outbox = self._outbox
+        room = WINDOW - len(self._sent)
         frames: list[bytes] = []
+        ids: list[int] = []
+        payloads: list[Bytes] = []
         size = 0
-        while size < _CHUNK:
+        together: Common | None = None
+        while size < _CHUNK and len(ids) < _TOGETHER:
             try:
                 item = outbox.popleft()
             except IndexError:
                 break
-            ref_id, frame = item
-            if ref_id:
-                if len(sent) >= WINDOW:
-                    outbox.appendleft(item)
-                    break
-                # First into sent, then the look at open: cancel does it the other way round.
-                sent.add(ref_id)
-                if ref_id not in self._open:
-                    sent.discard(ref_id)
-                    continue
-            frames.append(frame)
-            size += len(frame)
+            ref_id, common, payload = item
+            if common is None:
+                frames.append(bytes(payload))
+                continue
+            if len(ids) >= room or (ids and common is not together):
+                outbox.appendleft(item)
+                break
+            # First into sent, then the look at open: cancel does it the other way round.
+            self._sent.add(ref_id)
+            if ref_id not in self._open:
+                self._sent.discard(ref_id)
+                continue
+            together = common
+            ids.append(ref_id)
+            payloads.append(payload)
+            size += len(payload)
+        if together is not None:
+            frames.append(_query_frame(together, ids, payloads))
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
     def _receive(self) -> None:
@@ -210,21 +258,35 @@ class Link:
             raise
 
     def _take(self, frames: list[bytearray]) -> None:
-        answers: list[tuple[Ref[Any], Any]] = []
         for frame in frames:
             if frame[0] == _wire.ANSWER:
-                ref_id = ANSWER_HEAD.unpack_from(frame)[0]
-                self._sent.discard(ref_id)
-                ref = self._open.pop(ref_id, None)
-                if ref is not None:
-                    answers.append((ref, frame))
+                self._take_answers(frame)
             elif frame[0] == _wire.GOODBYE:
                 self._drain(json.loads(frame[1:]).get("reason") or "the server is stopping")
             else:
                 raise ProtocolError(f"a frame of kind {frame[0]} on the link")
-        resolve_raw(answers)
         if self._outbox:
             self.flush()
+
+    def _take_answers(self, frame: bytearray) -> None:
+        count = U32.unpack_from(frame, 1)[0] if len(frame) > 5 else 0
+        if not 0 < count <= len(frame) // 13:
+            raise ProtocolError(f"an ANSWER frame of {len(frame)} bytes with {count} answers")
+        each = _answer_each(count)
+        fields = each.unpack_from(frame)
+        ids = fields[:count]
+        self._sent.difference_update(ids)
+        answers: list[tuple[Ref[Any], Any]] = []
+        find, view, at = self._open.pop, memoryview(frame), each.size
+        for ref_id, code, size in zip(ids, fields[count : 2 * count], fields[2 * count :], strict=True):
+            end = at + size
+            ref = find(ref_id, None)
+            if ref is not None:
+                answers.append((ref, (code, view[at:end])))
+            at = end
+        if at != len(frame):
+            raise ProtocolError(f"an ANSWER frame of {len(frame)} bytes, whose lengths say {at}")
+        resolve_raw(answers)
 
     def _drain(self, reason: str) -> None:
         """The server takes no more: what was not sent is refused here, what was sent is answered."""
@@ -239,9 +301,9 @@ class Link:
                 refs.append(ref)
         resolve_error(refs, self._refusal)
 
-    def _refuse(self, ref: Ref[Any]) -> None:
-        if self._refusal is not None and self._open.pop(ref._id, None) is not None:
-            resolve_error([ref], self._refusal)
+    def _refuse(self, ref: Ref[Any], refusal: Callable[[], Error]) -> None:
+        if self._open.pop(ref._id, None) is not None:
+            resolve_error([ref], refusal)
 
     def _lose(self, why: str) -> None:
         """The connection is of no use any more."""
@@ -314,7 +376,7 @@ def open_link(address: Address, headers: dict[str, str]) -> Link:
         "GET /v1/link HTTP/1.1",
         f"Host: {address.authority}",
         "Connection: Upgrade",
-        "Upgrade: shoal-link/1",
+        "Upgrade: shoal-link/2",
     ]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     sock = None

@@ -79,7 +79,7 @@ class LinkServer:
         self.headers.append(headers)
         while len(body) < int(headers.get("content-length", 0)):
             body += sock.recv(65536)
-        if headers.get("upgrade") == "shoal-link/1" and "GET /v1/link" not in self.replies:
+        if headers.get("upgrade") == "shoal-link/2" and "GET /v1/link" not in self.replies:
             assert path == "/v1/link"
             sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\n")
             self.links.append(sock)
@@ -99,11 +99,11 @@ class LinkServer:
                 if frame[0] == _wire.CANCEL:
                     self.cancelled.put(struct.unpack_from("<xQ", frame)[0])
                     continue
-                query = parse_query(frame)
-                self.queries.put(query)
-                answer = self.answer(query)
-                if answer is not self.WITHHELD:
-                    self.send(query.id, answer, sock)
+                for query in parse_queries(frame):
+                    self.queries.put(query)
+                    answer = self.answer(query)
+                    if answer is not self.WITHHELD:
+                        self.send(query.id, answer, sock)
         except (OSError, _wire.ProtocolError):
             pass
 
@@ -118,31 +118,42 @@ class LinkServer:
             raws = [b.raw() for b in buffers]
             sizes = struct.pack(f"<{1 + len(raws)}I", len(raws), *map(len, raws))
             code, payload = 6, b"".join([sizes, data, *raws])
-        self.send_frame(struct.pack("<BQB", _wire.ANSWER, ref_id, code) + payload, sock)
+        head = struct.pack("<BIQBI", _wire.ANSWER, 1, ref_id, code, len(payload))
+        self.send_frame(head + payload, sock)
 
     def send_frame(self, frame: bytes, sock: socket.socket | None = None) -> None:
         with self._lock:
             (sock or self.links[-1]).sendall(struct.pack("<I", len(frame)) + frame)
 
 
-def parse_query(frame: bytearray) -> Query:
+def parse_queries(frame: bytearray) -> list[Query]:
     assert frame[0] == _wire.QUERY
-    ref_id, timeout, e, m, k, h = struct.unpack_from("<xQIHHHI", frame)
-    at = 1 + 8 + 4 + 6 + 4
+    count, timeout, *sizes = struct.unpack_from("<xIIHHHI", frame)
+    at = struct.calcsize("<xIIHHHI")
     parts = []
-    for size in (e, m, k, h):
+    for size in sizes:
         parts.append(bytes(frame[at : at + size]))
         at += size
     head = json.loads(parts[3]) if parts[3] else {}
-    payload = memoryview(frame)[at:]
-    sizes = head.get("buffers", [])
+    names = [part.decode() for part in parts[:3]]
+    each = struct.unpack_from(f"<{count}Q{count}I", frame, at)
+    at += 12 * count
+    queries = []
+    for ref_id, size in zip(each[:count], each[count:], strict=True):
+        data, kwargs = parse_call(memoryview(frame)[at : at + size], head.get("buffers", []))
+        queries.append(Query(ref_id, timeout, *names, head, data, kwargs))
+        at += size
+    assert at == len(frame)
+    return queries
+
+
+def parse_call(payload: memoryview, sizes: list[int]) -> Any:
     end = len(payload) - sum(sizes)
     buffers, at = [], end
     for size in sizes:
         buffers.append(payload[at : at + size])
         at += size
-    data, kwargs = pickle.loads(payload[:end], buffers=buffers)
-    return Query(ref_id, timeout, parts[0].decode(), parts[1].decode(), parts[2].decode(), head, data, kwargs)
+    return pickle.loads(payload[:end], buffers=buffers)
 
 
 def fault(kind: str, message: str = "no", pickled: bytes = b"", **more: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@ package admin
 
 import (
 	"bytes"
-	"io"
+	"encoding/binary"
 	"testing"
 
 	"github.com/shoalserve/shoal/internal/serving"
@@ -45,48 +45,43 @@ func (w *workerBackend) work() {
 
 func benchmarkLink(b *testing.B, backend serving.Backend) {
 	const inFlight = 64
+	const payload = "a pickle of some thirty bytes.."
 	s := serve(b, Options{})
 	s.deploy(b, backend)
 	l := s.link(b)
-	query := ask(nil, 0, 0, "e", "", "", "", "a pickle of some thirty bytes..")
-	answer := make([]byte, 4+answerFixed+31)
-	frames := make([]byte, 0, inFlight*len(query))
-	ref, waiting := uint64(0), 0
+	var frame []byte
+	refs, payloads := make([]uint64, 0, inFlight), make([]string, 0, inFlight)
+	ref, waiting, frames := uint64(0), 0, 0
 	b.ReportAllocs()
 	b.ResetTimer()
 	for answered := 0; answered < b.N; {
-		frames = frames[:0]
+		refs, payloads = refs[:0], payloads[:0]
 		for ; waiting < inFlight && int(ref) < b.N; waiting++ {
-			frames = appendQuery(frames, query, ref)
+			refs, payloads = append(refs, ref), append(payloads, payload)
 			ref++
 		}
-		if len(frames) > 0 {
-			l.send(b, frames)
+		if len(refs) > 0 {
+			frame = askTogether(frame[:0], refs, 0, "e", "", "", "", payloads)
+			l.send(b, frame)
 		}
 		for {
-			if _, err := io.ReadFull(l.in, answer); err != nil {
-				b.Fatal(err)
+			kind, body, err := wire.Read(l.in)
+			if err != nil || kind != wire.Answer || !bytes.HasSuffix(body, []byte(payload)) {
+				b.Fatalf("got a frame of kind %d, %q, %v", kind, body, err)
 			}
-			if wire.Kind(answer[4]) != wire.Answer || answer[13] != 6 || !bytes.Equal(answer[14:], []byte("a pickle of some thirty bytes..")) {
-				b.Fatalf("answer is %q", answer)
+			n := int(binary.LittleEndian.Uint32(body))
+			if len(body) != 4+n*(answerEach+len(payload)) {
+				b.Fatalf("%d answers have %d bytes", n, len(body))
 			}
-			waiting--
-			answered++
-			if waiting == 0 || l.in.Buffered() < len(answer) {
+			frames++
+			waiting -= n
+			answered += n
+			if waiting == 0 || l.in.Buffered() == 0 {
 				break
 			}
 		}
 	}
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "queries/s")
-}
-
-// appendQuery appends a QUERY frame like query but with another ref id.
-func appendQuery(frames, query []byte, ref uint64) []byte {
-	at := len(frames) + wire.HeaderSize
-	frames = append(frames, query...)
-	for i := range 8 {
-		frames[at+i] = byte(ref >> (8 * i))
-	}
-	return frames
+	b.ReportMetric(float64(b.N)/float64(frames), "answers/frame")
 }

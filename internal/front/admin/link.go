@@ -23,7 +23,7 @@ import (
 
 const (
 	// linkProtocol is what a client asks to upgrade to.
-	linkProtocol = "shoal-link/1"
+	linkProtocol = "shoal-link/2"
 	// linger is how long a drained link waits for its client to hang up. A
 	// link that closed first could lose the last answers on their way.
 	linger = time.Second
@@ -133,8 +133,10 @@ func (l *link) abandon() {
 	_ = l.conn.Close() // often it is closed already
 	l.wakeWriter()
 	for _, q := range pending {
-		q.call.Withdraw()
-		q.stopTimer()
+		if q.call.Backend != nil { // else a backend panicked before this one was submitted
+			q.call.Withdraw()
+		}
+		q.together.stopTimer()
 	}
 }
 

@@ -6,9 +6,11 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,7 +20,7 @@ import (
 )
 
 // linkClient is the other side of a link, as plain as can be.
-const upgrade = "GET /v1/link HTTP/1.1\r\nHost: shoal\r\nConnection: keep-alive, Upgrade\r\nUpgrade: shoal-link/1\r\n"
+const upgrade = "GET /v1/link HTTP/1.1\r\nHost: shoal\r\nConnection: keep-alive, Upgrade\r\nUpgrade: shoal-link/2\r\n"
 
 func openLink(t testing.TB, network, address, headers, early string) *linkClient {
 	t.Helper()
@@ -31,9 +33,9 @@ func openLink(t testing.TB, network, address, headers, early string) *linkClient
 	if _, err := io.WriteString(conn, upgrade+headers+"\r\n"+early); err != nil {
 		t.Fatal(err)
 	}
-	c := &linkClient{conn, bufio.NewReaderSize(conn, 64<<10)}
+	c := &linkClient{Conn: conn, in: bufio.NewReaderSize(conn, 64<<10)}
 	response, err := http.ReadResponse(c.in, nil)
-	if err != nil || response.StatusCode != http.StatusSwitchingProtocols || response.Header.Get("Upgrade") != "shoal-link/1" {
+	if err != nil || response.StatusCode != http.StatusSwitchingProtocols || response.Header.Get("Upgrade") != "shoal-link/2" {
 		t.Fatalf("upgrade gave %v, %v", response, err)
 	}
 	return c
@@ -42,15 +44,26 @@ func openLink(t testing.TB, network, address, headers, early string) *linkClient
 func (s *server) link(t testing.TB) *linkClient { return openLink(t, "unix", s.path, "", "") }
 
 func ask(frame []byte, ref uint64, timeout time.Duration, endpoint, method, shardKey, head, payload string) []byte {
+	return askTogether(frame, []uint64{ref}, timeout, endpoint, method, shardKey, head, []string{payload})
+}
+
+func askTogether(frame []byte, refs []uint64, timeout time.Duration, endpoint, method, shardKey, head string, payloads []string) []byte {
 	le, start := binary.LittleEndian, len(frame)
 	frame = wire.Begin(frame, wire.Query)
-	frame = le.AppendUint64(frame, ref)
+	frame = le.AppendUint32(frame, uint32(len(refs)))
 	frame = le.AppendUint32(frame, uint32(timeout.Milliseconds()))
 	for _, name := range []string{endpoint, method, shardKey} {
 		frame = le.AppendUint16(frame, uint16(len(name)))
 	}
 	frame = le.AppendUint32(frame, uint32(len(head)))
-	frame = append(frame, endpoint+method+shardKey+head+payload...)
+	frame = append(frame, endpoint+method+shardKey+head...)
+	for _, ref := range refs {
+		frame = le.AppendUint64(frame, ref)
+	}
+	for _, payload := range payloads {
+		frame = le.AppendUint32(frame, uint32(len(payload)))
+	}
+	frame = append(frame, strings.Join(payloads, "")...)
 	if err := wire.End(frame, start, 0); err != nil {
 		panic(err)
 	}
@@ -75,11 +88,45 @@ func (c *linkClient) query(t testing.TB, ref uint64, payload string) {
 
 func (c *linkClient) answer(t testing.TB) (ref uint64, code uint8, payload string) {
 	t.Helper()
-	kind, body, err := wire.Read(c.in)
-	if err != nil || kind != wire.Answer || len(body) < 9 {
-		t.Fatalf("got a frame of kind %d, %q, %v", kind, body, err)
+	if len(c.answers) == 0 {
+		kind, body, err := wire.Read(c.in)
+		if err != nil || kind != wire.Answer {
+			t.Fatalf("got a frame of kind %d, %q, %v", kind, body, err)
+		}
+		if c.answers, err = parseAnswers(body); err != nil {
+			t.Fatal(err)
+		}
 	}
-	return binary.LittleEndian.Uint64(body), body[8], string(body[9:])
+	first := c.answers[0]
+	c.answers = c.answers[1:]
+	return first.ref, first.code, first.payload
+}
+
+type linkAnswer struct {
+	ref     uint64
+	code    uint8
+	payload string
+}
+
+func parseAnswers(body []byte) (found []linkAnswer, err error) {
+	le := binary.LittleEndian
+	if len(body) < 4 {
+		return nil, fmt.Errorf("an ANSWER of %d bytes", len(body))
+	}
+	n := int(le.Uint32(body))
+	if n < 1 || len(body) < 4+answerEach*n {
+		return nil, fmt.Errorf("an ANSWER of %d bytes cannot hold %d answers", len(body), n)
+	}
+	refs, codes, lengths, rest := body[4:], body[4+8*n:], body[4+9*n:], body[4+13*n:]
+	for i := range n {
+		length := int(le.Uint32(lengths[4*i:]))
+		found = append(found, linkAnswer{le.Uint64(refs[8*i:]), codes[i], string(rest[:length])})
+		rest = rest[length:]
+	}
+	if len(rest) > 0 {
+		return nil, fmt.Errorf("%d bytes too many in an ANSWER", len(rest))
+	}
+	return found, nil
 }
 
 func (c *linkClient) refusal(t testing.TB) (ref uint64, object wire.ErrorObject, pickle string) {

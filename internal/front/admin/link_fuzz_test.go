@@ -14,6 +14,7 @@ func FuzzParseQuery(f *testing.F) {
 		ask(nil, 1, 0, "", "", "", "", ""),
 		ask(nil, 1<<63, time.Hour, "e", "predict", "key", `{"encoding":"json"}`, `{"data":1}`),
 		ask(nil, 1, 0, "ü", "", "", "", ""),
+		askTogether(nil, []uint64{3, 5, 4}, time.Second, "e", "", "k", "{}", []string{"one", "", "three"}),
 	} {
 		f.Add(frame[wire.HeaderSize:])
 		f.Add(frame[wire.HeaderSize : len(frame)-1])
@@ -23,7 +24,14 @@ func FuzzParseQuery(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again := ask(nil, q.ref, q.timeout, string(q.endpoint), string(q.method), string(q.shardKey), string(q.head), string(q.payload))
+		whole := q
+		var refs []uint64
+		var payloads []string
+		for q.count() > 0 {
+			ref, payload := q.next()
+			refs, payloads = append(refs, ref), append(payloads, string(payload))
+		}
+		again := askTogether(nil, refs, whole.timeout, string(whole.endpoint), string(whole.method), string(whole.shardKey), string(whole.head), payloads)
 		if !bytes.Equal(again[wire.HeaderSize:], body) {
 			t.Errorf("%x was read as %x", body, again)
 		}

@@ -47,7 +47,10 @@ func TestAMalformedFrameClosesTheLinkWithAReason(t *testing.T) {
 		"unknown kind":           {frame(77, ""), "kind 77"},
 		"a server's kind":        {frame(wire.Answer, "xxxxxxxxx"), "kind 17"},
 		"short QUERY":            {frame(wire.Query, "short"), "QUERY of 5 bytes"},
-		"QUERY with bad lengths": {frame(wire.Query, strings.Repeat("\xff", queryFixed)), "announces"},
+		"QUERY with bad lengths": {frame(wire.Query, "\x01\x00\x00\x00"+strings.Repeat("\xff", queryFixed)), "announces"},
+		"QUERY without a query":  {frame(wire.Query, strings.Repeat("\x00", queryFixed)), "0 queries"},
+		"QUERY with too many":    {frame(wire.Query, "\x01\x04\x00\x00"+strings.Repeat("\x00", queryFixed+2000*queryEach)), "1025 queries"},
+		"QUERY that is too long": {frame(wire.Query, string(ask(nil, 1, 0, "e", "", "", "", "")[wire.HeaderSize:])+"x"), "lengths say 0"},
 		"name that is no UTF-8":  {ask(nil, 1, 0, "\xff", "", "", "", ""), "UTF-8"},
 		"short CANCEL":           {frame(wire.Cancel, "short"), "CANCEL of 5 bytes"},
 		"ref id used twice":      {twice, "ref id 1"},
@@ -80,7 +83,7 @@ func TestAClientThatDoesNotReadIsNotReadEither(t *testing.T) {
 	once := sync.OnceFunc(func() { close(full) })
 	b := newFake("m")
 	b.respond = func(c *serving.Call) {
-		l := c.Context.(*query).link
+		l := c.Context.(*query).together.link
 		l.mu.Lock()
 		pending := l.out.size
 		l.mu.Unlock()

@@ -12,78 +12,142 @@ import (
 	"github.com/shoalserve/shoal/internal/wire"
 )
 
-// query is a query of a link from its frame to its answer. While it is in
-// link.pending nobody has answered it; whoever takes it out, does.
+// together is the queries of one QUERY frame: they came at one moment for one
+// endpoint, and share their memory and a timer.
 //
-// A query is not reused when it is answered: a shadow, or a runtime that is
-// being stopped, may still read its call.
-type query struct {
+// It is not reused when they are answered: a shadow, or a runtime that is being
+// stopped, may still read a call.
+type together struct {
 	link     *link
-	ref      uint64
 	endpoint string
 	limit    limit
+	queries  []query
+
+	// Guarded by link.mu.
+	open  int // queries that are pending
+	timer *time.Timer
+}
+
+// query is a query of a link from its frame to its answer. While it is in
+// link.pending nobody has answered it; whoever takes it out, does.
+type query struct {
+	together *together
+	ref      uint64
 	call     serving.Call
-	timer    *time.Timer // guarded by link.mu
 }
 
 // submit is called by the reader.
-func (q *query) submit(endpoint *serving.Endpoint) error {
-	taken, err := q.register()
+func (t *together) submit(endpoint *serving.Endpoint) error {
+	taken, err := t.register()
 	if err != nil {
 		return err
 	}
-	if !taken {
-		q.link.refuse(q.ref, batch.ErrDraining)
-		return nil
+	for i := range t.queries {
+		q := &t.queries[i]
+		if !taken {
+			t.link.refuse(q.ref, batch.ErrDraining)
+		} else if err := endpoint.Submit(&q.call); err != nil {
+			q.fail(err)
+		}
 	}
-	if err := endpoint.Submit(&q.call); err != nil {
-		q.fail(err)
-		return nil
-	}
-	q.startTimer()
+	t.startTimer()
 	return nil
 }
 
-// register makes the query pending, unless the link takes no more.
-func (q *query) register() (taken bool, err error) {
-	l := q.link
+// register makes the queries pending, unless the link takes no more.
+func (t *together) register() (taken bool, err error) {
+	l := t.link
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.gone:
 		return false, net.ErrClosed
-	case l.pending[q.ref] != nil:
-		return false, malformed("a QUERY with ref id %d, which still waits for its answer", q.ref)
 	case l.draining:
 		return false, nil
 	}
-	l.pending[q.ref] = q
+	for i := range t.queries {
+		q := &t.queries[i]
+		if l.pending[q.ref] != nil {
+			return false, malformed("a QUERY with ref id %d, which still waits for its answer", q.ref)
+		}
+		l.pending[q.ref] = q
+		t.open++
+	}
 	return true, nil
 }
 
-// startTimer bounds the query's time, unless it was answered within Submit.
-func (q *query) startTimer() {
-	left := q.limit.timeoutOf(&q.call)
-	q.link.mu.Lock()
-	defer q.link.mu.Unlock()
-	if q.link.pending[q.ref] == q {
-		q.timer = time.AfterFunc(left, q.expire)
+// startTimer bounds the time of those queries that were not answered within
+// Submit.
+func (t *together) startTimer() {
+	t.link.mu.Lock()
+	defer t.link.mu.Unlock()
+	if at := t.nextDeadline(time.Time{}); !at.IsZero() {
+		t.timer = time.AfterFunc(time.Until(at), t.expire)
 	}
 }
 
-func (q *query) stopTimer() {
-	q.link.mu.Lock()
-	timer := q.timer
-	q.link.mu.Unlock()
-	if timer != nil {
-		timer.Stop()
+// nextDeadline is the earliest end of a pending query's time after a moment;
+// zero if there is none. link.mu is held.
+func (t *together) nextDeadline(after time.Time) (at time.Time) {
+	if t.open == 0 {
+		return at
+	}
+	for i := range t.queries {
+		q := &t.queries[i]
+		if t.link.pending[q.ref] != q {
+			continue
+		}
+		if end, _ := q.Deadline(); end.After(after) && (at.IsZero() || end.Before(at)) {
+			at = end
+			if t.limit.timeout > 0 {
+				break // it is the same for all
+			}
+		}
+	}
+	return at
+}
+
+// expire answers queries whose time is over, whether or not they still wait.
+func (t *together) expire() {
+	now := time.Now()
+	var over []*query
+	t.link.mu.Lock()
+	for i := range t.queries {
+		q := &t.queries[i]
+		if end, _ := q.Deadline(); t.link.pending[q.ref] == q && !end.After(now) {
+			over = append(over, q)
+		}
+	}
+	if at := t.nextDeadline(now); !at.IsZero() {
+		t.timer.Reset(at.Sub(now))
+	}
+	t.link.mu.Unlock()
+	for _, q := range over {
+		q.call.Withdraw()
+		q.fail(expiredError(t.endpoint, t.limit.timeoutOf(&q.call)))
 	}
 }
 
-// expire answers a query whose time is over, whether or not it still waits.
-func (q *query) expire() {
-	q.call.Withdraw()
-	q.fail(expiredError(q.endpoint, q.limit.timeoutOf(&q.call)))
+func (t *together) stopTimer() {
+	t.link.mu.Lock()
+	defer t.link.mu.Unlock()
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+}
+
+// close takes a query out of those that are pending and reports whether it was
+// there. link.mu is held.
+func (q *query) close() bool {
+	t := q.together
+	if t.link.pending[q.ref] != q {
+		return false
+	}
+	delete(t.link.pending, q.ref)
+	if t.open--; t.open == 0 && t.timer != nil {
+		t.timer.Stop()
+	}
+	return true
 }
 
 // finished is the Done of every call of a link.
@@ -121,23 +185,18 @@ func (q *query) fail(err error) { q.answer(wire.ErrorCode, errorPayload(err)) }
 
 // answer sends the query's answer, if it has none yet.
 func (q *query) answer(code uint8, payload []byte) {
-	if len(payload) > wire.MaxFrame-answerFixed {
+	if len(payload) > wire.MaxFrame-answerFixed-answerEach {
 		code, payload = wire.ErrorCode, errorPayload(serving.Errorf(serving.TooLarge, "the answer has %d bytes, more than fit into a frame", len(payload)))
 	}
-	l := q.link
+	l := q.together.link
 	l.mu.Lock()
-	if l.pending[q.ref] != q {
+	if !q.close() {
 		l.mu.Unlock()
 		return
 	}
-	delete(l.pending, q.ref)
-	timer := q.timer
 	l.out.answer(q.ref, code, payload)
 	wake := l.shouldWake()
 	l.mu.Unlock()
-	if timer != nil {
-		timer.Stop()
-	}
 	if wake {
 		l.wakeWriter()
 	}
@@ -164,7 +223,8 @@ func (l *link) shouldWake() bool { return !l.burst || l.out.size > burstBytes }
 
 // Deadline implements [context.Context].
 func (q *query) Deadline() (time.Time, bool) {
-	return q.limit.arrived.Add(q.limit.timeoutOf(&q.call)), true
+	limit := q.together.limit
+	return limit.arrived.Add(limit.timeoutOf(&q.call)), true
 }
 
 // Done implements [context.Context].

@@ -22,8 +22,12 @@ const (
 	believed = 1 << 20
 	// maxNames bounds the names that a link remembers.
 	maxNames = 256
-	// queryFixed is the length of a QUERY body's fields of fixed length.
-	queryFixed = 22
+	// queryFixed is the length of a QUERY body's fields of fixed length, and
+	// queryEach that of the fields that each of its queries has.
+	queryFixed, queryEach = 18, 12
+	// maxTogether is the most queries that one QUERY frame may hold. They share
+	// memory, which the last one to be answered holds.
+	maxTogether = 1024
 )
 
 // frameError reports a frame that breaks the protocol. The link is closed.
@@ -137,9 +141,21 @@ func readBytes(in io.Reader, size int) ([]byte, error) {
 
 // queryFrame is a QUERY. Its parts alias the frame.
 type queryFrame struct {
-	ref                                       uint64
-	timeout                                   time.Duration // 0: the backend's default
-	endpoint, method, shardKey, head, payload []byte
+	timeout                          time.Duration // 0: the backend's default
+	endpoint, method, shardKey, head []byte        // of all its queries
+	refs, lengths, payloads          []byte
+}
+
+func (f *queryFrame) count() int { return len(f.refs) / 8 }
+
+// next cuts the next query off the frame.
+func (f *queryFrame) next() (ref uint64, payload []byte) {
+	le := binary.LittleEndian
+	ref = le.Uint64(f.refs)
+	n := le.Uint32(f.lengths)
+	payload = f.payloads[:n:n]
+	f.refs, f.lengths, f.payloads = f.refs[8:], f.lengths[4:], f.payloads[n:]
+	return ref, payload
 }
 
 func parseQuery(body []byte) (queryFrame, error) {
@@ -147,17 +163,28 @@ func parseQuery(body []byte) (queryFrame, error) {
 		return queryFrame{}, malformed("a QUERY of %d bytes; it has at least %d", len(body), queryFixed)
 	}
 	le := binary.LittleEndian
-	q := queryFrame{ref: le.Uint64(body), timeout: time.Duration(le.Uint32(body[8:])) * time.Millisecond}
-	lengths := [4]int{int(le.Uint16(body[12:])), int(le.Uint16(body[14:])), int(le.Uint16(body[16:])), int(le.Uint32(body[18:]))}
+	count := int(le.Uint32(body))
+	if count < 1 || count > maxTogether {
+		return queryFrame{}, malformed("a QUERY frame of %d queries; it must have 1 to %d", count, maxTogether)
+	}
+	q := queryFrame{timeout: time.Duration(le.Uint32(body[4:])) * time.Millisecond}
+	lengths := [...]int{int(le.Uint16(body[8:])), int(le.Uint16(body[10:])), int(le.Uint16(body[12:])), int(le.Uint32(body[14:])), 8 * count, 4 * count}
 	rest := body[queryFixed:]
-	for i, part := range []*[]byte{&q.endpoint, &q.method, &q.shardKey, &q.head} {
+	for i, part := range []*[]byte{&q.endpoint, &q.method, &q.shardKey, &q.head, &q.refs, &q.lengths} {
 		n := lengths[i]
 		if n > len(rest) {
 			return queryFrame{}, malformed("a QUERY of %d bytes cannot hold the parts that it announces", len(body))
 		}
 		*part, rest = rest[:n:n], rest[n:]
 	}
-	q.payload = rest
+	q.payloads = rest
+	total := uint64(0)
+	for at := 0; at < len(q.lengths); at += 4 {
+		total += uint64(le.Uint32(q.lengths[at:]))
+	}
+	if total != uint64(len(rest)) {
+		return queryFrame{}, malformed("a QUERY frame with %d bytes of payloads; their lengths say %d", len(rest), total)
+	}
 	if !utf8.Valid(q.endpoint) || !utf8.Valid(q.method) || !utf8.Valid(q.shardKey) {
 		return queryFrame{}, malformed("a QUERY with a name that is not UTF-8")
 	}
@@ -193,16 +220,24 @@ func (l *link) readQuery(body []byte, arrived time.Time) error {
 	name := l.name(frame.endpoint)
 	endpoint, err := l.front.opts.Registry.Endpoint(name)
 	if err != nil {
-		l.refuse(frame.ref, err)
+		for frame.count() > 0 {
+			ref, _ := frame.next()
+			l.refuse(ref, err)
+		}
 		return nil
 	}
-	q := &query{link: l, ref: frame.ref, endpoint: name, limit: limit{arrived, frame.timeout}}
-	q.call = serving.Call{
-		Origin: batch.API,
-		Args:   serving.Args{Head: frame.head, Payload: frame.payload}, Method: l.name(frame.method),
-		ShardKey: string(frame.shardKey), Context: q, Done: finished,
+	t := &together{link: l, endpoint: name, limit: limit{arrived, frame.timeout}, queries: make([]query, frame.count())}
+	method, shardKey := l.name(frame.method), string(frame.shardKey)
+	for i := range t.queries {
+		q := &t.queries[i]
+		ref, payload := frame.next()
+		q.together, q.ref = t, ref
+		q.call = serving.Call{
+			Origin: batch.API, Args: serving.Args{Head: frame.head, Payload: payload}, Method: method,
+			ShardKey: shardKey, Context: q, Done: finished,
+		}
 	}
-	return q.submit(endpoint)
+	return t.submit(endpoint)
 }
 
 func (l *link) readCancel(body []byte) error {

@@ -22,14 +22,15 @@ import (
 
 type linkClient struct {
 	net.Conn
-	in *bufio.Reader
+	in      *bufio.Reader
+	answers []linkAnswer // that came with others and were not asked for yet
 }
 
 // openLink opens a link; early is sent together with the request.
 // ask appends a QUERY frame.
 // query asks endpoint "e".
-// answer reads the next frame, which must be an ANSWER.
-// refusal reads the next frame, which must be an ANSWER with an error.
+// answer takes the next answer; what comes must be an ANSWER.
+// refusal takes the next answer, which must be an error.
 // wantEnd expects the connection to end without another frame.
 // echo answers a call with its own payload.
 // later answers each call from another goroutine, as backends do.

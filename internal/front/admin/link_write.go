@@ -16,8 +16,12 @@ const (
 	maxOutbox = 64 << 20
 	// burstBytes is how much gathers at most while the reader is busy.
 	burstBytes = 16 << 10
-	// answerFixed is the length of an ANSWER before its payload, kind included.
-	answerFixed = 10
+	// answerFixed is the length of an ANSWER's kind and count, and answerEach
+	// that of the fields that each of its answers has.
+	answerFixed, answerEach = 5, 13
+	// alone is the size from which an answer has a frame of its own: a client
+	// that keeps a part of it then keeps no others.
+	alone = 4 << 10
 	// loose is the size from which a payload is sent from where it is and not
 	// copied.
 	loose = 32 << 10
@@ -26,8 +30,10 @@ const (
 )
 
 // outbox gathers frames for the writer: small ones one after the other in tail,
-// large payloads as pieces between them.
+// large payloads as pieces between them, and small answers in one frame that
+// goes to the end of the tail when the writer comes.
 type outbox struct {
+	answers answers
 	pieces  net.Buffers // complete, in front of tail
 	tail    []byte
 	spare   []byte // what the writer gave back
@@ -62,17 +68,59 @@ func (o *outbox) answer(ref uint64, code uint8, payload []byte) {
 	if o.closed {
 		return
 	}
-	o.tail = binary.LittleEndian.AppendUint32(o.tail, uint32(answerFixed+len(payload)))
-	o.tail = append(o.tail, byte(wire.Answer))
-	o.tail = binary.LittleEndian.AppendUint64(o.tail, ref)
-	o.tail = append(o.tail, code)
-	o.count(4 + answerFixed + len(payload))
+	if len(payload) < alone {
+		if o.answers.count == 0 {
+			o.count(4 + answerFixed)
+		}
+		o.answers.add(ref, code, len(payload))
+		o.answers.payloads = append(o.answers.payloads, payload...)
+		o.count(answerEach + len(payload))
+		return
+	}
+	var one answers
+	one.add(ref, code, len(payload))
+	o.tail = one.appendHead(o.tail, len(payload))
+	o.count(4 + answerFixed + answerEach + len(payload))
 	if len(payload) < loose {
 		o.tail = append(o.tail, payload...)
 		return
 	}
 	o.pieces = append(o.pieces, o.tail, payload)
 	o.tail, o.pieced = o.tail[len(o.tail):], true
+}
+
+// answers is an ANSWER frame that is being gathered.
+type answers struct {
+	count                          uint32
+	refs, codes, lengths, payloads []byte
+}
+
+func (a *answers) add(ref uint64, code uint8, length int) {
+	a.count++
+	a.refs = binary.LittleEndian.AppendUint64(a.refs, ref)
+	a.codes = append(a.codes, code)
+	a.lengths = binary.LittleEndian.AppendUint32(a.lengths, uint32(length))
+}
+
+// appendHead appends all of the frame but its payloads, of the given length.
+func (a *answers) appendHead(buf []byte, payloads int) []byte {
+	le := binary.LittleEndian
+	buf = le.AppendUint32(buf, uint32(answerFixed+answerEach*int(a.count)+payloads))
+	buf = le.AppendUint32(append(buf, byte(wire.Answer)), a.count)
+	return append(append(append(buf, a.refs...), a.codes...), a.lengths...)
+}
+
+// closeTo appends the frame, if there is one, and begins another.
+func (a *answers) closeTo(buf []byte) []byte {
+	if a.count == 0 {
+		return buf
+	}
+	buf = append(a.appendHead(buf, len(a.payloads)), a.payloads...)
+	if cap(a.payloads) > keptOutbox {
+		a.payloads = nil
+	}
+	a.count, a.refs, a.codes, a.lengths, a.payloads = 0, a.refs[:0], a.codes[:0], a.lengths[:0], a.payloads[:0]
+	return buf
 }
 
 // burst is what the writer took from an outbox.
@@ -85,6 +133,7 @@ type burst struct {
 
 // take gives all that waits to the writer, and the writer's last buffer back.
 func (o *outbox) take(b *burst) {
+	o.tail = o.answers.closeTo(o.tail)
 	spare := o.spare
 	o.spare = nil
 	*b = burst{pieces: o.pieces, tail: o.tail, pieced: o.pieced, size: o.waiting}
