@@ -1,9 +1,6 @@
 package rest
 
 import (
-	"errors"
-	"sync/atomic"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -20,6 +17,7 @@ type conn struct {
 	since int64 // when its request began to arrive
 
 	used    bool // it had a request before
+	posted  bool // its last one was a POST
 	left    bool // the other side has ended its half, or the connection is broken
 	drained bool // the last read left nothing behind
 	scanned int  // bytes of in that hold no end of a head
@@ -44,11 +42,6 @@ const (
 	lingering              // the answer was the last: what still comes is dropped
 	gone                   // closed, or handed over
 )
-
-// maxUnsent bounds the bytes that all slow clients together may leave unread.
-const maxUnsent = 256 << 20
-
-var errUnsent = errors.New("too many bytes wait for clients that do not read")
 
 // send writes as much as the kernel takes and keeps the rest, in memory of its own.
 func (c *conn) send(head, body []byte) {
@@ -138,13 +131,4 @@ func (x *flight) fill(n int) bool {
 	body := x.kept.request.Body
 	x.kept.request.Body = body[: len(body)+n : cap(body)]
 	return len(body)+n == x.length
-}
-
-// poisoned makes memory that is given back unreadable, for tests.
-var poisoned atomic.Bool
-
-func poison(buf []byte) {
-	for i := range buf {
-		buf[i] = '!'
-	}
 }

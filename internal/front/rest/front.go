@@ -77,6 +77,11 @@ type Front struct {
 	unsent   atomic.Int64 // bytes of answers that wait for clients to read
 }
 
+// maxUnsent bounds the bytes that all slow clients together may leave unread.
+const maxUnsent = 256 << 20
+
+var errUnsent = errors.New("too many bytes wait for clients that do not read")
+
 // New returns a Front for what is deployed in r.
 func New(r *serving.Registry, opts Options) *Front {
 	opts = opts.withDefaults(r)

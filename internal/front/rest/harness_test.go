@@ -162,6 +162,7 @@ func serve(t testing.TB, opts Options, backends ...*fake) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	poisoned.Store(true)
 	opts.OnlyNetHTTP = opts.OnlyNetHTTP || front == frontNetHTTP
 	s.Front, s.addr = New(s.registry, opts), listener.Addr().String()
 	transport := &http.Transport{MaxIdleConnsPerHost: 100, DisableCompression: true}

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -285,7 +286,7 @@ func (l *loop) overdue(c *conn) {
 		return
 	}
 	if limit := x.limit.Load(); limit > l.time(l.now) {
-		l.limitAt(c, limit) // a backend with more time took it
+		l.await(c, limit)
 		return
 	} else if limit == 0 || !x.abandon() {
 		l.limit(c, 100*time.Millisecond) // it is only being submitted, or lands just now
@@ -551,6 +552,7 @@ func (l *loop) prepare(c *conn) bool {
 		c.flight = newFlight(c)
 	}
 	c.flight.prepare(h, e, f.metrics.Get(e.Name), l.now)
+	c.posted = h.method == http.MethodPost
 	return true
 }
 
@@ -568,11 +570,25 @@ func (l *loop) launch(c *conn, busy bool) {
 		}
 		limit = l.time(l.now) + int64(least)
 	}
-	l.limitAt(c, limit)
+	l.await(c, limit)
+}
+
+// await has the loop look at a connection when its answer must be there, or when it
+// would have been idle for too long, since nobody tells the loop of an answer.
+func (l *loop) await(c *conn, limit int64) {
+	l.limitAt(c, min(limit, l.time(l.now)+int64(l.front.opts.IdleTimeout)))
 }
 
 // handOver gives the connection to net/http, which begins with what was read.
 func (l *loop) handOver(c *conn, read []byte) {
+	if c.used && maybeHTTP2(read) {
+		l.refuse(c)
+		return
+	}
+	if c.posted { // net/http takes line breaks between POST and the next request
+		first := read[:min(4, len(read))]
+		read = read[len(first)-len(bytes.TrimLeft(first, "\r\n")):]
+	}
 	before := append([]byte(nil), read...)
 	l.forget(c)
 	file := os.NewFile(uintptr(c.fd), "connection")
@@ -583,6 +599,22 @@ func (l *loop) handOver(c *conn, read []byte) {
 		return
 	}
 	l.handed.put(&replayed{Conn: conn, before: before})
+}
+
+// maybeHTTP2 reports whether HTTP/2 may begin with such bytes. To net/http every
+// connection is a new one, but one that had requests in HTTP/1.1 may be a proxy's,
+// which would not know what its clients begin to speak.
+func maybeHTTP2(read []byte) bool {
+	const preface = "PRI * HTTP/2.0\r\n\r\n"
+	n := min(len(read), len(preface))
+	return string(read[:n]) == preface[:n]
+}
+
+// refuse ends a connection as net/http does one that makes no sense.
+func (l *loop) refuse(c *conn) {
+	c.send([]byte("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request"), nil)
+	c.last = true
+	l.answered(c)
 }
 
 // end closes a connection.

@@ -152,3 +152,12 @@ func appendMilliseconds(buf []byte, d time.Duration) []byte {
 	rest := micros % 1000
 	return append(buf, '.', byte('0'+rest/100), byte('0'+rest/10%10), byte('0'+rest%10))
 }
+
+// poisoned makes memory that is given back unreadable, for tests.
+var poisoned atomic.Bool
+
+func poison(buf []byte) {
+	for i := range buf {
+		buf[i] = '!'
+	}
+}
