@@ -19,15 +19,15 @@ type Config struct {
 	// LeaveAtOnce switches the departure policy off, which holds a batch back
 	// for a moment where it learned that this makes answers come sooner.
 	LeaveAtOnce bool
-	// NumReplicas is how many instances of the model run. Default 1.
+	// NumReplicas is how many instances of the model run, at most 1,000. Default 1.
 	NumReplicas int
 	// MaxQueued is the most queries that may wait; more are refused with
 	// [ErrQueueFull]. Default 4096.
 	MaxQueued int
 	// MaxQueuedBytes is the most bytes that may wait. Default 256 MiB.
 	MaxQueuedBytes int64
-	// MaxConcurrentBatches is how many batches one replica computes at once.
-	// Default 1.
+	// MaxConcurrentBatches is how many batches one replica computes at once, at
+	// most 10,000. Default 1.
 	MaxConcurrentBatches int
 	// Timeout bounds the time from the arrival of an HTTP query to its answer.
 	// Callers of handles bring a context instead. Default 60s.

@@ -172,7 +172,7 @@ func TestWhatIsWrongIsSaidWithItsPlace(t *testing.T) {
 		"a bad duration":         {"http: {read_timeout: 5 parsecs}\n", []string{`1:22: read_timeout: "5 parsecs" is not a duration; write it with a unit, such as "2ms" or "1.5s"`}},
 		"a duration below zero":  {"http: {read_timeout: -5s}\n", []string{`1:22: read_timeout must be more than 0`}},
 		"a bad config duration":  {"backends:\n  a: {python: m.py:f, config: {timeout: soon}}\n", []string{`2:41: timeout: "soon" is not a duration; write it with a unit, such as "2ms" or "1.5s"`}},
-		"a timeout of nothing":   {"backends:\n  a: {python: m.py:f, config: {timeout: 0}}\n", []string{`2:41: timeout must be at least 1, got 0`}},
+		"a timeout of nothing":   {"backends:\n  a: {python: m.py:f, config: {timeout: 0}}\n", []string{`2:41: timeout must be more than 0, got 0s`}},
 		"a bad size":             {"http: {max_body: 12 parsecs}\n", []string{`1:18: max_body: "12 parsecs" is not a size; write it as "256MiB" or "1GB"`}},
 		"a size of nothing":      {"http: {max_body: 0}\n", []string{`1:18: max_body must be more than 0`}},
 		"no port":                {"http: {address: localhost}\n", []string{`1:17: address must be host:port, such as "127.0.0.1:8000", not "localhost"`}},

@@ -3,8 +3,10 @@ package serving
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -26,13 +28,13 @@ type Config struct {
 	// LeaveAtOnce switches the departure policy off, which holds a batch back
 	// for a moment where it learned that this pays.
 	LeaveAtOnce bool `json:"leave_at_once"`
-	// NumReplicas is how many instances run. Default 1.
+	// NumReplicas is how many instances run, at most 1,000. Default 1.
 	NumReplicas int `json:"num_replicas"`
 	// MaxQueued and MaxQueuedBytes bound what may wait. Default 4096, 256 MiB.
 	MaxQueued      int  `json:"max_queued"`
 	MaxQueuedBytes Size `json:"max_queued_bytes"`
-	// MaxConcurrentBatches is how many batches one replica computes at once.
-	// Default 1.
+	// MaxConcurrentBatches is how many batches one replica computes at once, at
+	// most 10,000. Default 1.
 	MaxConcurrentBatches int `json:"max_concurrent_batches"`
 	// Timeout bounds the time from a query's arrival at a front to its answer.
 	// Default 60s.
@@ -53,7 +55,7 @@ func DecodeConfig(base Config, raw []byte) (Config, error) {
 	}
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &keys); err != nil {
-		return c, Errorf(InvalidArgument, "config: %v", err)
+		return c, Errorf(InvalidArgument, "config%s", unfit(raw, err))
 	}
 	maps.DeleteFunc(keys, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
 	for key, value := range keys {
@@ -61,17 +63,44 @@ func DecodeConfig(base Config, raw []byte) (Config, error) {
 			return c, Errorf(InvalidArgument, "config: unknown key %q; did you mean %q?", key, nearest(key))
 		}
 		if err := json.Unmarshal(fmt.Appendf(nil, "{%q:%s}", key, value), &c); err != nil {
-			return c, Errorf(InvalidArgument, "config: %s: %v", key, err)
+			return c, Errorf(InvalidArgument, "config: %s%s", key, unfit(value, err))
 		}
 	}
 	if env, ok := keys["env"]; ok { // replaced whole, not merged into
 		c.Env = nil
 		if err := json.Unmarshal(env, &c.Env); err != nil {
-			return c, Errorf(InvalidArgument, "config: env: %v", err)
+			return c, Errorf(InvalidArgument, "config: env%s", unfit(env, err))
 		}
 	}
 	return c, c.validate(keys)
 }
+
+// unfit says in words why a value was not taken.
+func unfit(value json.RawMessage, err error) string {
+	wrong, ok := errors.AsType[*json.UnmarshalTypeError](err)
+	if !ok {
+		return fmt.Sprintf(": %v", err)
+	}
+	var want string
+	switch wrong.Type.Kind() {
+	case reflect.Int:
+		want = "a whole number"
+	case reflect.Bool:
+		want = "true or false"
+	case reflect.Map:
+		want = "an object"
+	default: // of env, the only one that holds texts
+		want = "an object whose values are texts"
+	}
+	return fmt.Sprintf(" must be %s, not %.100s", want, bytes.TrimSpace(value))
+}
+
+// The most that a config may ask for; beyond it a slip would fill the machine
+// with processes or goroutines.
+const (
+	maxReplicas          = 1000
+	maxConcurrentBatches = 10_000
+)
 
 // Validate refuses values that are out of range.
 func (c Config) Validate() error { return c.validate(nil) }
@@ -81,14 +110,34 @@ func (c Config) validate(set map[string]json.RawMessage) error {
 	for key, value := range map[string]int64{
 		"max_batch_size": int64(c.MaxBatchSize), "num_replicas": int64(c.NumReplicas), "max_queued": int64(c.MaxQueued),
 		"max_queued_bytes": int64(c.MaxQueuedBytes), "max_concurrent_batches": int64(c.MaxConcurrentBatches),
-		"timeout": int64(c.Timeout),
 	} {
 		if _, ok := set[key]; (ok && value < 1) || value < 0 {
 			return Errorf(InvalidArgument, "config: %s must be at least 1, got %d", key, value)
 		}
 	}
-	if c.BatchWaitTimeout < 0 {
+	_, timeout := set["timeout"]
+	switch {
+	case c.NumReplicas > maxReplicas:
+		return Errorf(InvalidArgument, "config: num_replicas must be at most %d, got %d", maxReplicas, c.NumReplicas)
+	case c.MaxConcurrentBatches > maxConcurrentBatches:
+		return Errorf(InvalidArgument, "config: max_concurrent_batches must be at most %d, got %d", maxConcurrentBatches, c.MaxConcurrentBatches)
+	case c.Timeout < 0, timeout && c.Timeout == 0:
+		return Errorf(InvalidArgument, "config: timeout must be more than 0, got %v", time.Duration(c.Timeout))
+	case c.BatchWaitTimeout < 0:
 		return Errorf(InvalidArgument, "config: batch_wait_timeout must not be negative, got %v", time.Duration(c.BatchWaitTimeout))
+	}
+	return c.validateEnv()
+}
+
+// validateEnv refuses what no process can have in its environment.
+func (c Config) validateEnv() error {
+	for name, value := range c.Env {
+		if name == "" || strings.ContainsAny(name, "=\x00") {
+			return Errorf(InvalidArgument, "config: env: %q cannot be the name of an environment variable", name)
+		}
+		if strings.ContainsRune(value, 0) {
+			return Errorf(InvalidArgument, "config: env: the value of %s holds a zero byte", name)
+		}
 	}
 	return nil
 }
@@ -159,7 +208,11 @@ func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Durat
 func (d *Duration) UnmarshalJSON(raw []byte) error {
 	var seconds float64
 	if json.Unmarshal(raw, &seconds) == nil {
-		*d = Duration(seconds * float64(time.Second))
+		ns := seconds * float64(time.Second)
+		if math.Abs(ns) >= math.MaxInt64 {
+			return fmt.Errorf("%s seconds are more than the %.0f that are possible", raw, time.Duration(math.MaxInt64).Seconds())
+		}
+		*d = Duration(ns)
 		return nil
 	}
 	var text string
@@ -179,8 +232,8 @@ type Size int64
 
 // UnmarshalJSON reads a number of bytes or a text such as "256MiB".
 func (s *Size) UnmarshalJSON(raw []byte) error {
-	var n int64
-	if json.Unmarshal(raw, &n) == nil {
+	var n float64 // which 1e6 is, too; it is exact up to 8 PiB
+	if json.Unmarshal(raw, &n) == nil && n == math.Trunc(n) && math.Abs(n) < 1<<62 {
 		*s = Size(n)
 		return nil
 	}

@@ -343,13 +343,28 @@ func TestReplicasFollowTheConfig(t *testing.T) {
 		t.Error(err)
 	}
 	for patch, want := range map[string]string{
-		`{"max_batchsize": 1}`:          `did you mean "max_batch_size"?`,
-		`{"max_batch_size": 0}`:         "at least 1",
-		`{"max_batch_size": "many"}`:    "max_batch_size",
-		`{"batch_wait_timeout": "3"}`:   "with a unit",
-		`{"batch_wait_timeout": "-3s"}`: "negative",
-		`{"max_queued_bytes": "lots"}`:  "is not a size",
-		`[]`:                            "config",
+		`{"max_batchsize": 1}`:                            `did you mean "max_batch_size"?`,
+		`{"max_batch_size": 0}`:                           "at least 1",
+		`{"max_batch_size": "many"}`:                      `max_batch_size must be a whole number, not "many"`,
+		`{"num_replicas": 2.5}`:                           "num_replicas must be a whole number, not 2.5",
+		`{"num_replicas": 1001}`:                          "num_replicas must be at most 1000, got 1001",
+		`{"max_concurrent_batches": 9223372036854775807}`: "max_concurrent_batches must be at most 10000",
+		`{"expose_traceback": 1}`:                         "expose_traceback must be true or false, not 1",
+		`{"env": {"A": 1}}`:                               `env must be an object whose values are texts, not {"A": 1}`,
+		`{"env": [1]}`:                                    "env must be an object, not [1]",
+		`{"env": {"A=B": "x"}}`:                           `"A=B" cannot be the name of an environment variable`,
+		`{"env": {"A": "x\u0000"}}`:                       "the value of A holds a zero byte",
+		`{"timeout": "-5s"}`:                              "timeout must be more than 0, got -5s",
+		`{"timeout": 0}`:                                  "timeout must be more than 0, got 0s",
+		`{"timeout": 1e-12}`:                              "timeout must be more than 0",
+		`{"timeout": 1e300}`:                              "1e300 seconds are more than",
+		`{"batch_wait_timeout": -1e300}`:                  "-1e300 seconds are more than",
+		`{"max_queued_bytes": 1e300}`:                     "neither a number of bytes",
+		`{"max_queued_bytes": 1.5}`:                       "neither a number of bytes",
+		`{"batch_wait_timeout": "3"}`:                     "with a unit",
+		`{"batch_wait_timeout": "-3s"}`:                   "negative",
+		`{"max_queued_bytes": "lots"}`:                    "is not a size",
+		`[]`:                                              "config must be an object, not []",
 	} {
 		err := r.UpdateConfig(t.Context(), "m", []byte(patch))
 		wantCode(t, err, serving.InvalidArgument)
@@ -359,6 +374,10 @@ func TestReplicasFollowTheConfig(t *testing.T) {
 	}
 	if b.Config().MaxBatchSize != 7 {
 		t.Error("a refused patch changed the config")
+	}
+	update(`{"max_batch_size": 9223372036854775807, "max_queued": 9223372036854775807, "max_queued_bytes": 1e6, "timeout": 9e9}`)
+	if got, err := ask(r, "m", "q", ""); got != "q" || err != nil || b.Config().MaxQueuedBytes != 1_000_000 {
+		t.Errorf("at the limits: %q, %v, %+v", got, err, b.Config())
 	}
 }
 

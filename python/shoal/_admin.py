@@ -29,13 +29,13 @@ class Admin:
         """Make a call whose path is built with `at`; returns the JSON answer, None where there is none.
 
         body is bytes (sent as they are) or anything for JSON. Raises the typed error that the server names,
-        and Unavailable when there is no server.
+        InvalidArgument for what JSON does not have, and Unavailable when there is no server.
         """
         headers = self.headers()
         if isinstance(body, bytes):
             headers["Content-Type"] = "application/octet-stream"
         elif body is not None:
-            body = json.dumps(body).encode()
+            body = _json(body)
             headers["Content-Type"] = "application/json"
         connection = _address.Connection(self.address, timeout)
         try:
@@ -49,6 +49,13 @@ class Admin:
         if not 200 <= response.status < 300:
             raise problem(response.status, answer)
         return json.loads(answer) if answer.strip() else None
+
+
+def _json(body: Any) -> bytes:
+    try:
+        return json.dumps(body, allow_nan=False).encode()
+    except (TypeError, ValueError) as exc:
+        raise InvalidArgument(f"this cannot be sent to the server: {exc}") from None
 
 
 def at(*parts: str) -> str:

@@ -201,6 +201,14 @@ def test_names_that_no_path_can_hold(client, name):
         client.get_handle(name)
 
 
+def test_what_json_does_not_have_is_not_sent(client, link_server):
+    link_server.calls.clear()
+    for weight in (float("nan"), 1j, object()):
+        with pytest.raises(shoal.InvalidArgument, match="cannot be sent"):
+            client.set_traffic("adder", {"b": weight})
+    assert link_server.calls == []
+
+
 def test_the_http_front_is_not_the_admin_api(link_server):
     link_server.replies["GET /v1/status"] = (404, {"code": "EndpointNotFound", "detail": "no route"})
     with pytest.raises(shoal.InvalidArgument, match="admin address"):
