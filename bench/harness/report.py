@@ -180,7 +180,7 @@ def target_table(report: Report) -> str:
     """Every target and whether it was met."""
     judged = targets.judge([document(report)], report.before)
     rows, missing = targets.rows(judged), targets.unmeasured(judged)
-    text = "## The targets\n\nThe gap is how far a figure is beyond its target (+) or short of it (−)."
+    text = "## The targets\n\nThe gap is how far a figure is beyond its target (+) or short of it (-)."
     if rows:
         text += "\n\n" + table(targets.HEADER, rows)
     if not missing:
