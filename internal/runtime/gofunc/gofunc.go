@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"sync"
 
 	"github.com/shoalserve/shoal/batch"
 	"github.com/shoalserve/shoal/internal/serving"
@@ -31,7 +32,8 @@ func (r Runtime[In, Out]) Start(ctx context.Context, spec serving.ReplicaSpec) (
 		}
 		return nil, failure
 	}
-	return &instance[In, Out]{Runner: batch.NewRunner(spec.Config.MaxConcurrentBatches, fn), close: closer, batched: r.Batched}, nil
+	runner := batch.NewRunner(spec.Config.MaxConcurrentBatches, fn)
+	return &instance[In, Out]{Runner: runner, close: sync.OnceValue(protected(closer)), batched: r.Batched}, nil
 }
 
 func (r Runtime[In, Out]) load(ctx context.Context) (fn batch.Func[In, Out], closer func() error, err error) {
@@ -41,6 +43,21 @@ func (r Runtime[In, Out]) load(ctx context.Context) (fn batch.Func[In, Out], clo
 		}
 	}()
 	return r.New(ctx)
+}
+
+// protected makes an error of a panic in what is closed after a function.
+func protected(closer func() error) func() error {
+	return func() (err error) {
+		defer func() {
+			if v := recover(); v != nil {
+				err = &batch.PanicError{Where: "close", Value: v, Stack: debug.Stack()}
+			}
+		}()
+		if closer == nil {
+			return nil
+		}
+		return closer()
+	}
 }
 
 // instance is one replica. It shares the process, so it never ends by itself.
@@ -59,13 +76,14 @@ func (i *instance[In, Out]) Exited() <-chan struct{} { return nil }
 func (i *instance[In, Out]) Err() error { return nil }
 
 // Stop implements serving.Instance. A function that does not return in time is
-// not closed: it still uses what Close would take away.
+// closed when it does, if ever: until then it uses what Close would take away.
 func (i *instance[In, Out]) Stop(ctx context.Context) error {
 	if err := i.Runner.Stop(ctx); err != nil {
+		go func() { // ends with the function
+			_ = i.Runner.Stop(context.Background()) // which never fails
+			_ = i.close()                           // nobody waits for it any more
+		}()
 		return fmt.Errorf("stopping a replica: %w", err)
-	}
-	if i.close == nil {
-		return nil
 	}
 	if err := i.close(); err != nil {
 		return fmt.Errorf("closing a replica: %w", err)
