@@ -68,6 +68,22 @@ def test_the_adder_is_served_as_its_config_file_says(adder: str) -> None:
     assert ask(adder, "/readyz").status_code == 200
 
 
+def test_the_arrays_example_answers_what_it_says() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with Process([SHOAL, "serve", "--http", address, EXAMPLES / "arrays" / "arrays.py"]) as server:
+        assert until(lambda: answer(server, address, "/plus?x=41"), "an answer") == "42"
+        until(lambda: answer(server, address, "/mean?tokens=[1]"), "an answer")
+        url = f"http://{address}"
+        assert requests.post(f"{url}/plus", json={"x": [1, 2.5]}, timeout=10).text == "[2,3.5]"
+        assert requests.post(f"{url}/plus", json={"x": [1, 2], "y": [3, 4]}, timeout=10).text == "[4,6]"
+        assert requests.post(f"{url}/mean", json={"tokens": [3, 1, 4, 2]}, timeout=10).text == (
+            '{"mean":2.5,"of":4}'
+        )
+        refused = requests.post(f"{url}/mean", json={"tokens": "3"}, timeout=10)
+        assert refused.status_code == 400
+        assert "tokens" in refused.json()["detail"]
+
+
 def answer(process: Process, address: str, path: str) -> str | None:
     """What a server says, once it serves that path."""
     assert process.status is None, process.said

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._array_spec import DTYPES
-from ._batch import take_requests
+from ._batch import take_json_calls, take_requests
 from ._shared import Region
 from ._wire import (
     ALIGNMENT,
@@ -81,7 +81,7 @@ class ArrayBatch:
         end = at + sum(lengths)
         # Requests read text out of it, and may outlive the batch.
         own = bytearray(frame[at:end])
-        return take_requests(own, 0, lengths), end
+        return (take_json_calls if self.api else take_requests)(own, 0, lengths), end
 
     def _read_arrays(self, source: Any, length: int, at: int, layout: bytes) -> dict[str, AnyArray]:
         arrays: dict[str, AnyArray] = {}

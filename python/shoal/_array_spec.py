@@ -123,15 +123,11 @@ class Input:
 class Signature:
     """The arrays that one function takes; requests: and the list of requests before them."""
 
-    __slots__ = ("inputs", "requests", "sole")
+    __slots__ = ("inputs", "requests")
 
     def __init__(self, inputs: Sequence[Input], requests: bool) -> None:
         self.inputs = tuple(inputs)
         self.requests = requests
-        required = [i.name for i in inputs if not i.optional]
-        one = required if len(inputs) > 1 else [i.name for i in inputs]
-        self.sole = one[0] if len(one) == 1 else None
-        """The input that a query without names is meant for; None when that is not clear."""
 
     def as_json(self) -> dict[str, Any]:
         """One method's entry in READY."""
@@ -161,20 +157,21 @@ def read_signature(
         parameters = list(inspect.signature(call).parameters.values())
     except (TypeError, ValueError):
         parameters = []
-    return _Reader(label, parameters, given, everything=declared is True).read()
+    return _Reader(label, parameters, given, declared).read()
 
 
 class _Reader:
     """Sorts a function's parameters: requests, arrays, and what comes along with padded ones."""
 
     def __init__(
-        self, label: str, parameters: list[inspect.Parameter], given: dict[str, Array], everything: bool
+        self, label: str, parameters: list[inspect.Parameter], given: dict[str, Array], declared: Any
     ) -> None:
         self._label = label
         self._parameters = parameters
         self._names = {p.name for p in parameters}
         self._given = given
-        self._everything = everything
+        self._everything = declared is True
+        self._declared = declared if isinstance(declared, Mapping) else {}
 
     def read(self) -> Signature:
         for name in self._given:
@@ -199,7 +196,7 @@ class _Reader:
 
     def _comes_along(self, name: str) -> bool:
         for end in (_MASK, _LENGTHS):
-            if name.endswith(end) and name not in self._given:
+            if name.endswith(end) and name not in self._declared:  # though it may be annotated
                 array = self._given.get(name.removesuffix(end))
                 return array is not None and array.pad is not None
         return False

@@ -26,8 +26,7 @@ def stack(signature: Signature, label: str, batch: Batch) -> list[Group]:
     """
     rows = batch.kwargs
     if any(request.data is not None for request in batch.requests):
-        data = [request.data for request in batch.requests]
-        rows = [_named(signature, one, row) for one, row in zip(data, rows, strict=True)]
+        rows = [_with_data(signature, label, batch, i) for i in range(batch.size)]
     if not batch.faults:
         arrays = _stack_alike(signature, rows)
         if arrays is not None:
@@ -48,16 +47,15 @@ def stack(signature: Signature, label: str, batch: Batch) -> list[Group]:
     return [(indices, _join(signature, members)) for indices, members in groups.values()]
 
 
-def _named(signature: Signature, data: Any, row: dict[str, Any]) -> dict[str, Any]:
-    """The arguments by name: a call's data is meant for the sole input, or names the inputs."""
+def _with_data(signature: Signature, label: str, batch: Batch, i: int) -> dict[str, Any]:
+    """The arguments of query i by name: what was given without one is the first input, as in Python."""
+    data, row = batch.requests[i].data, batch.kwargs[i]
+    first = signature.inputs[0].name
     if data is None:
         return row
-    names = {i.name for i in signature.inputs}
-    if isinstance(data, dict) and names.issuperset(data):
-        return {**data, **row}
-    if signature.sole is not None and not signature.requests:
-        return {signature.sole: data, **row}
-    return row
+    if first in row:
+        batch.faults.setdefault(i, TypeError(f"{label} got multiple values for argument {first!r}"))
+    return {first: data, **row}
 
 
 def _stack_alike(signature: Signature, rows: list[dict[str, Any]]) -> dict[str, AnyArray] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ._pickling import loads
 from ._request import Placeholder, Request
-from ._wire import API, BATCH_HEAD, MUST_CLAIM, ProtocolError
+from ._wire import API, BATCH_HEAD, MUST_CLAIM, Bytes, ProtocolError
 
 
 def take_requests(frame: bytearray, at: int, lengths: Sequence[int]) -> list[Any]:
@@ -84,19 +84,35 @@ class Batch:
         options: dict[str, Any] = {}
         data: Any = None
         kwargs: dict[str, Any] = {}
-        plain = False
         try:
             options = json.loads(head)
-            plain = options.get("encoding") == "json"
-            if plain:
-                call = json.loads(bytes(payload))
-                data, kwargs = call.get("data"), call.get("kwargs") or {}
+            if options.get("encoding") == "json":
+                data, kwargs = _json_call(payload)
             else:
                 data, kwargs = loads(payload, options.get("buffers") or ())
         except BaseException as exc:
             self.faults[len(self.requests)] = exc
-        self.requests.append(
-            Placeholder(data, kwargs, options.get("method") or "GET", options.get("headers"))
-        )
+        self.requests.append(_placeholder(options, data, kwargs))
         self.kwargs.append(kwargs)
-        self.plain.append(plain)
+        self.plain.append(options.get("encoding") == "json")
+
+
+def take_json_calls(frame: bytearray, at: int, lengths: Sequence[int]) -> list[Any]:
+    """As take_requests, for queries of handles in JSON that the server has read already."""
+    placeholders: list[Any] = []
+    pairs = iter(lengths)
+    for head, payload in zip(pairs, pairs, strict=True):
+        body = at + head
+        end = body + payload
+        placeholders.append(_placeholder(json.loads(frame[at:body]), *_json_call(frame[body:end])))
+        at = end
+    return placeholders
+
+
+def _json_call(payload: Bytes) -> tuple[Any, dict[str, Any]]:
+    call = json.loads(bytes(payload))
+    return call.get("data"), call.get("kwargs") or {}
+
+
+def _placeholder(head: dict[str, Any], data: Any, kwargs: dict[str, Any]) -> Placeholder:
+    return Placeholder(data, kwargs, head.get("method") or "GET", head.get("headers"))

@@ -56,6 +56,7 @@ def test_annotations_declare_arrays_and_leave_the_requests(worker):
         x: npt.NDArray[np.float32],
         y: np.ndarray | None = None,
         z: Annotated[np.ndarray, serve.Array("int64", pad="longest", pad_value=-1)] = None,
+        z_mask: npt.NDArray[np.bool_] | None = None,
     ):
         return [f"{r.path} {v}" for r, v in zip(requests, x, strict=True)]
 
@@ -65,11 +66,31 @@ def test_annotations_declare_arrays_and_leave_the_requests(worker):
         "inputs": [
             {"name": "x", "dtype": "float32"},
             {"name": "y", "optional": True},
-            {"name": "z", "dtype": "int64", "pad": "longest", "pad_value": -1, "optional": True},
+            {
+                "name": "z",
+                "dtype": "int64",
+                "pad": "longest",
+                "pad_value": -1,
+                "optional": True,
+                "mask": True,
+            },
         ],
     }
     requests = [(b"GET /a\nid\n", b""), (b"GET /b\nid\n", b"body")]
     assert server.arrays({"x": np.float32([1, 2])}, requests=requests) == ["/a 1.0", "/b 2.0"]
+
+
+def test_a_handles_requests_come_along_as_placeholders(worker):
+    @serve.accept_batch
+    def model(requests, x: npt.NDArray[np.float32]):
+        return [[r.args["x"], r.headers.get("A"), type(r).__name__, serve.context.web] for r in requests]
+
+    head = b'{"encoding": "json", "headers": {"A": "b"}}'
+    requests = [(head, b'{"kwargs": {"x": 1}}'), (head, b'{"data": null, "kwargs": {"x": 2}}')]
+    server = worker(model, max_batch_size=4)
+    want = [[1, "b", "Placeholder", False], [2, "b", "Placeholder", False]]
+    assert server.arrays({"x": np.float32([1, 2])}, requests=requests, api=True) == want
+    assert server.api({"x": 1.0}, {"x": 2.0}, options={"headers": {"A": "b"}}) == want
 
 
 def test_annotations_of_other_things_are_not_evaluated(worker):
@@ -260,7 +281,9 @@ def test_a_handles_queries_are_stacked(worker):
     ] * 2
     assert server.api({"x": 1}, {"x": 1.5}, {"x": 2}) == [2, 3.0, 4]
     assert server.api({"x": 1}, {"x": 2, "y": 3}) == [2, 4]
-    assert server.api((5, {}), ({"x": 6}, {})) == [10, 12]
+    right, wrong = server.api((5, {}), (6, {"x": 6}))
+    assert right == 10
+    assert "got multiple values for argument 'x'" in str(wrong)
     assert server.json_api({"kwargs": {"x": [1, 2]}}, {"data": [3, 4]}) == [[2, 4], [6, 8]]
     assert server.finish()[1].splitlines() == [
         "(2,) int64 True",
@@ -270,7 +293,7 @@ def test_a_handles_queries_are_stacked(worker):
         "(1,) float64 True",
         "(1,) int64 True",
         "(1,) int64 False",
-        "(2,) int64 True",
+        "(1,) int64 True",
         "(2, 2) int64 True",
     ]
 
