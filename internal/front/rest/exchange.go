@@ -219,17 +219,8 @@ func (f *Front) answer(w http.ResponseWriter, q *query, c *serving.Call, exposeT
 	if c.Err == nil {
 		return q.respond(w, &c.Response)
 	}
-	f.logFailure(q.request.ID, c)
+	f.failures.tell(q.request.ID, c)
 	return fail(w, q.request.ID, c.Err, exposeTraceback)
-}
-
-// logFailure tells the operator what the caller is not told.
-func (f *Front) logFailure(id string, c *serving.Call) {
-	args := []any{"request", id, "backend", c.Backend.Name(), "error", c.Err}
-	if model, ok := errors.AsType[*serving.ModelError](c.Err); ok && model.Traceback != "" {
-		args = append(args, "traceback", model.Traceback)
-	}
-	f.opts.Logger.Warn("query failed", args...)
 }
 
 // fail answers with an error.

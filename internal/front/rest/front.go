@@ -72,6 +72,7 @@ type Front struct {
 	metrics  *telemetry.Routes
 	own      *http.ServeMux // the paths of the server itself
 	ready    *readiness
+	failures failures
 	draining atomic.Bool
 	date     dateText
 	unsent   atomic.Int64 // bytes of answers that wait for clients to read
@@ -85,7 +86,7 @@ var errUnsent = errors.New("too many bytes wait for clients that do not read")
 // New returns a Front for what is deployed in r.
 func New(r *serving.Registry, opts Options) *Front {
 	opts = opts.withDefaults(r)
-	f := &Front{registry: r, opts: opts, metrics: opts.Metrics.Routes(), ready: newReadiness(opts.Prober)}
+	f := &Front{registry: r, opts: opts, metrics: opts.Metrics.Routes(), ready: newReadiness(opts.Prober), failures: failures{log: opts.Logger}}
 	f.own = f.ownPaths()
 	return f
 }

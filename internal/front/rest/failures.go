@@ -1,0 +1,52 @@
+package rest
+
+import (
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/shoalserve/shoal/internal/serving"
+)
+
+// failures tells the operator what callers are not told: of each backend the
+// first failures whole, and then one now and again with how many came between.
+// The metrics count them all.
+type failures struct {
+	log      *slog.Logger
+	backends sync.Map // of string to *backendFailures
+}
+
+const (
+	firstFailures   = 10
+	failureInterval = 10 * time.Second
+)
+
+// backendFailures is what came of one backend.
+type backendFailures struct {
+	sometimes  rate.Sometimes
+	suppressed atomic.Int64
+}
+
+func (f *failures) tell(id string, c *serving.Call) {
+	name := c.Backend.Name()
+	found, ok := f.backends.Load(name)
+	if !ok {
+		found, _ = f.backends.LoadOrStore(name, &backendFailures{sometimes: rate.Sometimes{First: firstFailures, Interval: failureInterval}})
+	}
+	b := found.(*backendFailures)
+	b.suppressed.Add(1)
+	b.sometimes.Do(func() {
+		args := []any{"request", id, "backend", name, "error", c.Err}
+		if model, ok := errors.AsType[*serving.ModelError](c.Err); ok && model.Traceback != "" {
+			args = append(args, "traceback", model.Traceback)
+		}
+		if n := b.suppressed.Swap(0) - 1; n > 0 { // all but this one
+			args = append(args, "suppressed", n)
+		}
+		f.log.Warn("query failed", args...)
+	})
+}
