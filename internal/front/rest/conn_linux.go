@@ -1,6 +1,8 @@
 package rest
 
 import (
+	"syscall"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -45,14 +47,9 @@ const (
 
 // send writes as much as the kernel takes and keeps the rest, in memory of its own.
 func (c *conn) send(head, body []byte) {
-	n, err := 0, error(nil)
-	if len(body) == 0 {
-		n, err = unix.Write(c.fd, head)
-	} else {
-		n, err = unix.Writev(c.fd, [][]byte{head, body})
-	}
-	if err != nil {
-		if n = 0; err != unix.EAGAIN && err != unix.EINTR { //nolint:errorlint // it is a number
+	n, err := c.write(head, body)
+	if err != 0 {
+		if n = 0; err != unix.EAGAIN && err != unix.EINTR {
 			c.broken = true
 			return
 		}
@@ -74,12 +71,21 @@ func (c *conn) send(head, body []byte) {
 	c.out = append(c.out, body[n-len(head):]...)
 }
 
+func (c *conn) write(head, body []byte) (int, syscall.Errno) {
+	if len(body) == 0 {
+		return rawWrite(c.fd, head)
+	}
+	n, err := unix.Writev(c.fd, [][]byte{head, body})
+	number, _ := err.(syscall.Errno) //nolint:errorlint // it is one, or nil
+	return n, number
+}
+
 // flush writes what is left of an answer. It reports whether all is written.
 func (c *conn) flush() bool {
 	for len(c.out) > 0 {
-		n, err := unix.Write(c.fd, c.out)
-		switch err { //nolint:errorlint // it is a number
-		case nil:
+		n, err := rawWrite(c.fd, c.out)
+		switch err {
+		case 0:
 			c.loop.front.unsent.Add(-int64(n))
 			c.out = c.out[n:]
 		case unix.EINTR:

@@ -161,13 +161,13 @@ func (l *loop) close() error {
 // poll handles what is ready. It reports false if nothing was, so that the
 // runtime waits.
 func (l *loop) poll(fd uintptr) bool {
-	n, err := unix.EpollWait(int(fd), l.events[:], 0)
-	if err != nil && err != unix.EINTR { //nolint:errorlint // it is a number
+	n, err := rawEpollWait(int(fd), l.events[:])
+	if err != 0 && err != unix.EINTR {
 		l.failed = fmt.Errorf("epoll_wait: %w", err)
 		return true
 	}
-	if n <= 0 {
-		return err != nil
+	if err != 0 || n == 0 {
+		return err != 0
 	}
 	l.now = time.Now()
 	signalled := false
@@ -424,13 +424,13 @@ func (l *loop) read(c *conn) {
 		if c.phase == filling {
 			room = c.flight.room()
 		}
-		n, err := unix.Read(c.fd, room)
+		n, err := rawRead(c.fd, room)
 		switch {
-		case err == unix.EINTR: //nolint:errorlint // it is a number
+		case err == unix.EINTR:
 			continue
-		case err == unix.EAGAIN: //nolint:errorlint // it is a number
+		case err == unix.EAGAIN:
 			return
-		case err != nil:
+		case err != 0:
 			l.lost(c)
 			return
 		case n == 0:
