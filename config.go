@@ -16,6 +16,10 @@ type Config struct {
 	// BatchWaitTimeout is how long the oldest query is held back for its batch
 	// to fill while a replica is free. Default 0: not at all.
 	BatchWaitTimeout time.Duration
+	// LatencySLO is the objective for the time from a query's arrival to its
+	// answer: batches are no larger, and held no longer, than meets it by the
+	// service times learned so far. Default 0: there is none.
+	LatencySLO time.Duration
 	// LeaveAtOnce switches the departure policy off, which holds a batch back
 	// for a moment where it learned that this makes answers come sooner.
 	LeaveAtOnce bool
@@ -38,7 +42,7 @@ type Config struct {
 
 func (c Config) internal() (serving.Config, error) {
 	config := serving.Config{
-		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: serving.Duration(c.BatchWaitTimeout), LeaveAtOnce: c.LeaveAtOnce, NumReplicas: c.NumReplicas,
+		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: serving.Duration(c.BatchWaitTimeout), LeaveAtOnce: c.LeaveAtOnce, LatencySLO: serving.Duration(c.LatencySLO), NumReplicas: c.NumReplicas,
 		MaxQueued: c.MaxQueued, MaxQueuedBytes: serving.Size(c.MaxQueuedBytes), MaxConcurrentBatches: c.MaxConcurrentBatches,
 		Timeout: serving.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback,
 	}
@@ -47,7 +51,7 @@ func (c Config) internal() (serving.Config, error) {
 
 func newConfig(c serving.Config) Config {
 	return Config{
-		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: time.Duration(c.BatchWaitTimeout), LeaveAtOnce: c.LeaveAtOnce, NumReplicas: c.NumReplicas,
+		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: time.Duration(c.BatchWaitTimeout), LeaveAtOnce: c.LeaveAtOnce, LatencySLO: time.Duration(c.LatencySLO), NumReplicas: c.NumReplicas,
 		MaxQueued: c.MaxQueued, MaxQueuedBytes: int64(c.MaxQueuedBytes), MaxConcurrentBatches: c.MaxConcurrentBatches,
 		Timeout: time.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback,
 	}

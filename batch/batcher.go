@@ -20,6 +20,11 @@ type Limits struct {
 	// LeaveAtOnce switches the departure policy off: with a BatchWaitTimeout of
 	// 0, a free replica then takes what waits at once, always.
 	LeaveAtOnce bool
+	// LatencySLO is the objective for the time from a query's arrival to its
+	// answer: a batch is no larger than what, by the service times learned so
+	// far, still meets it for its oldest query, and is held no longer. Where no size
+	// can meet it, it does not count. Default 0: there is none.
+	LatencySLO time.Duration
 	// MaxQueued is the most queries that may wait. Default 4096.
 	MaxQueued int
 	// MaxQueuedBytes is the most bytes that may wait, as Options.Size counts

@@ -576,6 +576,6 @@ func TestOnBatchSeesEachBatchBeforeItsAnswersGoOut(t *testing.T) {
 }
 
 func TestReasonsAndOriginsHaveNames(t *testing.T) {
-	check(t, "reasons", fmt.Sprint(batch.Reasons()), "[free full timeout deadline key cost drain hold]")
+	check(t, "reasons", fmt.Sprint(batch.Reasons()), "[free full timeout deadline key cost drain hold slo]")
 	check(t, "origins", fmt.Sprint(batch.API, batch.Web), "api web")
 }

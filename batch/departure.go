@@ -69,6 +69,9 @@ func (b *Batcher[In, Out]) holds(g *group[In, Out], now time.Time) bool {
 	}
 	b.hurried = false
 	until := b.departure.Hold(now, b.waits(g, now))
+	if by := b.leaveBy(g); !by.IsZero() && by.Before(until) {
+		until = by
+	}
 	if !until.After(now) {
 		return false
 	}
@@ -93,6 +96,7 @@ func (b *Batcher[In, Out]) holds(g *group[In, Out], now time.Time) bool {
 func (b *Batcher[In, Out]) waits(g *group[In, Out], now time.Time) Waiting {
 	w := Waiting{
 		Group: g.key, Queries: g.len, Cost: g.cost, Max: b.limits.MaxBatchSize, Oldest: g.oldest.arrived, Free: b.free,
+		By: b.leaveBy(g),
 	}
 	if b.running > 0 {
 		w.Next = b.nextFree(now)
@@ -117,22 +121,24 @@ func (b *Batcher[In, Out]) nextFree(now time.Time) (next time.Time) {
 
 // take removes the next batch of g from the queue and appends it to room. mu is held.
 func (b *Batcher[In, Out]) take(g *group[In, Out], now time.Time, limits Limits, room []*Query[In, Out]) ([]*Query[In, Out], Reason) {
-	held, hurried := b.held == g, b.hurried
+	held, hurried := b.held == g && b.departs(), b.hurried
 	b.endHold()
-	if !b.departs() {
-		return b.waiting.take(g, now, limits, room)
+	if b.departs() {
+		b.departure.Left(now, b.waits(g, now))
 	}
-	b.departure.Left(now, b.waits(g, now))
-	queries, reason := b.waiting.take(g, now, limits, room)
+	limits.MaxBatchSize = b.most(g, now)
+	batch, reason := b.waiting.take(g, now, limits, room)
 	switch {
+	case limits.MaxBatchSize < b.limits.MaxBatchSize && (reason == Full || reason == Cost):
+		return batch, SLO
 	case !held || reason != Free:
-		return queries, reason
+		return batch, reason
 	case b.draining:
-		return queries, Drain
+		return batch, Drain
 	case hurried:
-		return queries, Deadline
+		return batch, Deadline
 	}
-	return queries, Hold
+	return batch, Hold
 }
 
 // remove takes a query out of the queue. mu is held.
@@ -158,7 +164,7 @@ func (b *Batcher[In, Out]) endHold() {
 
 // learn takes note of a batch that was computed. mu is held.
 func (b *Batcher[In, Out]) learn(batch *Batch[In, Out], now time.Time, failed bool) {
-	if !b.departs() {
+	if !b.departs() && b.limits.LatencySLO <= 0 {
 		return
 	}
 	a := Answered{Group: batch.Queries[0].key, Queries: len(batch.Queries), Took: batch.Computed}
@@ -175,5 +181,7 @@ func (b *Batcher[In, Out]) learn(batch *Batch[In, Out], now time.Time, failed bo
 	if !failed { // how soon a model fails says nothing of how long it takes
 		b.service.learn(a.Cost, batch.Computed)
 	}
-	b.departure.Answered(now, a)
+	if b.departs() {
+		b.departure.Answered(now, a)
+	}
 }

@@ -48,9 +48,12 @@ func (b *Batcher[In, Out]) dispatchArrival(g *group[In, Out], now time.Time, w *
 	if b.free == 0 && (b.ahead == 0 || g.cost < b.limits.MaxBatchSize) {
 		return
 	}
-	if b.limits.BatchWaitTimeout > 0 && !g.ready(now, b.limits) {
-		b.wakeBy(g.leaveBy(b.limits.BatchWaitTimeout), now)
-		return
+	if b.limits.BatchWaitTimeout > 0 {
+		limits := b.limits
+		if limits.BatchWaitTimeout = b.wait(); !g.ready(now, limits) {
+			b.wakeBy(g.leaveBy(limits.BatchWaitTimeout), now)
+			return
+		}
 	}
 	b.dispatch(now, w)
 }
@@ -59,12 +62,12 @@ func (b *Batcher[In, Out]) dispatchArrival(g *group[In, Out], now time.Time, w *
 // full ones to busy replicas that take them ahead. mu is held.
 func (b *Batcher[In, Out]) dispatch(now time.Time, w *work[In, Out]) {
 	limits := b.limits
-	if b.draining {
+	if limits.BatchWaitTimeout = b.wait(); b.draining {
 		limits.BatchWaitTimeout = 0
 	}
 	for b.free > 0 || b.ahead > 0 {
 		g, again := b.waiting.next(now, limits)
-		if b.free == 0 && (g == nil || g.cost < limits.MaxBatchSize) {
+		if b.free == 0 && (g == nil || g.cost < limits.MaxBatchSize || b.most(g, b.nextFree(now)) < limits.MaxBatchSize) {
 			return
 		}
 		if g == nil {

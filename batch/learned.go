@@ -97,7 +97,10 @@ func (l *learned) Hold(now time.Time, w Waiting) time.Time {
 		h.on = false // those it was begun for have left their queue
 	}
 	latest := t + int64(maxHold*l.service.at(w.Cost))
-	if h.on {
+	switch {
+	case !w.By.IsZero():
+		latest = l.at(w.By)
+	case h.on:
 		latest = h.latest
 	}
 	until, saves := l.plan(t, latest, w)

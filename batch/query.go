@@ -48,11 +48,13 @@ const (
 	// Hold: the departure policy had held the batch back, and those it expected
 	// had come, or were no longer worth waiting for.
 	Hold
+	// SLO: a larger batch would probably have missed Limits.LatencySLO.
+	SLO
 
 	reasons // number of reasons
 )
 
-var reasonNames = [reasons]string{"free", "full", "timeout", "deadline", "key", "cost", "drain", "hold"}
+var reasonNames = [reasons]string{"free", "full", "timeout", "deadline", "key", "cost", "drain", "hold", "slo"}
 
 // String returns the reason in lower case, as metrics and Server-Timing show it.
 func (r Reason) String() string { return reasonNames[r] }

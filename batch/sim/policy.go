@@ -44,7 +44,7 @@ func FixedWait(d time.Duration) Policy {
 // (Crankshaw et al., Clipper, NSDI 2017, section 4.3.1).
 func AIMD(objective time.Duration) Policy {
 	return Policy{"AIMD", func(o *simOptions) func(*World, *simBatch) {
-		o.LeaveAtOnce = true
+		o.LeaveAtOnce, o.LatencySLO = true, 0
 		size, most := 1., float64(o.MaxBatchSize)
 		o.MaxBatchSize = 1
 		return func(w *World, b *simBatch) {
@@ -88,3 +88,11 @@ func (c *crude) Hold(now time.Time, w batch.Waiting) time.Time {
 }
 
 func (c *crude) Left(_ time.Time, w batch.Waiting) { c.waiting -= w.Queries }
+
+// WithoutSLO is the default policy that does not know of the objective.
+func WithoutSLO() Policy {
+	return Policy{"no objective", func(o *simOptions) func(*World, *simBatch) {
+		o.LatencySLO = 0
+		return nil
+	}}
+}

@@ -62,7 +62,7 @@ func Run(s Scenario, p Policy) Result {
 	clock := NewClock()
 	w := &World{Clock: clock, Rand: rand.New(rand.NewPCG(s.Seed, 1)), warm: epoch.Add(s.WarmUp)}
 	opts := batch.Options[struct{}, struct{}]{Clock: clock}
-	opts.MaxBatchSize, opts.MaxQueued = s.MaxBatch, 2048
+	opts.MaxBatchSize, opts.MaxQueued, opts.LatencySLO = s.MaxBatch, 2048, s.SLO
 	after := p.apply(&opts)
 	opts.OnBatch = func(b *batch.Batch[struct{}, struct{}]) {
 		if clock.now.After(w.warm) {

@@ -65,6 +65,7 @@ ready, and where, in one line.`,
 	flags.TextVar(&f.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	flags.Int("max-batch-size", 0, "for FILE.py:NAME, the most queries in one call")
 	flags.Duration("batch-wait-timeout", 0, "for FILE.py:NAME, how long to hold a batch back for it to fill")
+	flags.Duration("latency-slo", 0, "for FILE.py:NAME, the objective for the time from a query's arrival to its answer")
 	flags.Bool("leave-at-once", false, "for FILE.py:NAME, never hold a batch back, even where it was learned that this pays")
 	flags.Int("num-replicas", 0, "for FILE.py:NAME, how many workers to start")
 	flags.StringVar(&f.route, "route", "", "for FILE.py:NAME, the `path` to serve it at (default /NAME)")

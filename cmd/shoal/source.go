@@ -47,7 +47,7 @@ func parseSource(given []string) (source, error) {
 // modelFlags are the flags that only FILE.py:NAME takes; those that are config
 // keys of the model are true.
 var modelFlags = map[string]bool{
-	"max-batch-size": true, "batch-wait-timeout": true, "leave-at-once": true, "num-replicas": true, "route": false, "method": false,
+	"max-batch-size": true, "batch-wait-timeout": true, "latency-slo": true, "leave-at-once": true, "num-replicas": true, "route": false, "method": false,
 }
 
 // givenModelFlags returns the names of the model's flags that were given.

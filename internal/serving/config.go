@@ -25,6 +25,9 @@ type Config struct {
 	MaxBatchSize int `json:"max_batch_size"`
 	// BatchWaitTimeout holds a query back so that its batch can fill. Default 0.
 	BatchWaitTimeout Duration `json:"batch_wait_timeout"`
+	// LatencySLO is the objective for the time from arrival to answer that
+	// batches are made for. Default none.
+	LatencySLO Duration `json:"latency_slo,omitempty"`
 	// LeaveAtOnce switches the departure policy off, which holds a batch back
 	// for a moment where it learned that this pays.
 	LeaveAtOnce bool `json:"leave_at_once"`
@@ -126,6 +129,9 @@ func (c Config) validate(set map[string]json.RawMessage) error {
 	case c.BatchWaitTimeout < 0:
 		return Errorf(InvalidArgument, "config: batch_wait_timeout must not be negative, got %v", time.Duration(c.BatchWaitTimeout))
 	}
+	if err := c.validateSLO(); err != nil {
+		return err
+	}
 	return c.validateEnv()
 }
 
@@ -138,6 +144,22 @@ func (c Config) validateEnv() error {
 		if strings.ContainsRune(value, 0) {
 			return Errorf(InvalidArgument, "config: env: the value of %s holds a zero byte", name)
 		}
+	}
+	return nil
+}
+
+// validateSLO refuses an objective that another key makes impossible.
+func (c Config) validateSLO() error {
+	slo := time.Duration(c.LatencySLO)
+	wait, timeout := time.Duration(c.BatchWaitTimeout), time.Duration(c.Timeout)
+	switch {
+	case slo < 0:
+		return Errorf(InvalidArgument, "config: latency_slo must not be negative, got %v; 0 means none", slo)
+	case slo == 0:
+	case wait >= slo:
+		return Errorf(InvalidArgument, "config: batch_wait_timeout (%v) must be shorter than latency_slo (%v), or queries are late before they are computed", wait, slo)
+	case timeout > 0 && timeout < slo:
+		return Errorf(InvalidArgument, "config: latency_slo (%v) must not be longer than timeout (%v), after which queries are given up", slo, timeout)
 	}
 	return nil
 }
@@ -170,7 +192,7 @@ func (c Config) withDefaults(batched bool) Config {
 
 func (c Config) limits() batch.Limits {
 	return batch.Limits{
-		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: time.Duration(c.BatchWaitTimeout), LeaveAtOnce: c.LeaveAtOnce,
+		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: time.Duration(c.BatchWaitTimeout), LeaveAtOnce: c.LeaveAtOnce, LatencySLO: time.Duration(c.LatencySLO),
 		MaxQueued: c.MaxQueued, MaxQueuedBytes: int64(c.MaxQueuedBytes),
 	}
 }

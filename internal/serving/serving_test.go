@@ -365,6 +365,12 @@ func TestReplicasFollowTheConfig(t *testing.T) {
 		`{"batch_wait_timeout": "-3s"}`:                   "negative",
 		`{"max_queued_bytes": "lots"}`:                    "is not a size",
 		`[]`:                                              "config must be an object, not []",
+
+		`{"latency_slo": "-1ms"}`:                               "must not be negative",
+		`{"latency_slo": "soon"}`:                               "with a unit",
+		`{"latency_slo": "2ms"}`:                                "batch_wait_timeout (3ms) must be shorter than latency_slo (2ms)",
+		`{"latency_slo": "50ms", "timeout": "20ms"}`:            "latency_slo (50ms) must not be longer than timeout (20ms)",
+		`{"latency_slo": "50ms", "batch_wait_timeout": "50ms"}`: "must be shorter",
 	} {
 		err := r.UpdateConfig(t.Context(), "m", []byte(patch))
 		wantCode(t, err, serving.InvalidArgument)

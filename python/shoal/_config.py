@@ -13,6 +13,7 @@ from ._errors import InvalidArgument
 KEYS = (
     "max_batch_size",
     "batch_wait_timeout",
+    "latency_slo",
     "leave_at_once",
     "num_replicas",
     "max_queued",
