@@ -55,7 +55,7 @@ type Server struct {
 	front   *rest.Front
 	control *admin.Front
 	prober  *serving.Prober
-	state   string // directory, removed at the end
+	state   *state
 
 	forced context.Context // ends with Abort
 	force  context.CancelCauseFunc
@@ -80,14 +80,14 @@ func New(opts Options) (*Server, error) {
 }
 
 func (s *Server) open() (err error) {
-	if s.state, err = os.MkdirTemp("", "shoal-state-"); err != nil { // with mode 0700
-		return fmt.Errorf("making the state directory: %w", err)
+	if s.state, err = openState(); err != nil {
+		return err
 	}
-	library := filepath.Join(s.state, "sdk")
+	library := filepath.Join(s.state.path, "sdk")
 	if err := unpack(library); err != nil {
 		return err
 	}
-	artifacts, err := artifact.OpenDir(filepath.Join(s.state, "artifacts"), 0)
+	artifacts, err := artifact.OpenDir(filepath.Join(s.state.path, "artifacts"), 0)
 	if err != nil {
 		return err
 	}
@@ -204,5 +204,8 @@ func (s *Server) Close(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(append(errs, os.RemoveAll(s.state))...)
+	if s.state != nil {
+		errs = append(errs, s.state.close())
+	}
+	return errors.Join(errs...)
 }
