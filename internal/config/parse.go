@@ -230,5 +230,8 @@ func (p *parser) endpoint(name string, raw rawEndpoint, backends map[string]Back
 	if err := (&serving.EndpointSpec{Methods: raw.Methods}).Check(); err != nil {
 		p.fail(path("methods"), false, "%v", err)
 	}
+	if err := (&serving.EndpointSpec{Example: raw.Example}).Check(); err != nil {
+		p.fail(path("example"), false, "%v", err)
+	}
 	return e
 }

@@ -53,25 +53,10 @@ func (s *Server) Apply(ctx context.Context, file *config.File) error {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(file.Endpoints)) {
-		if err := s.applyEndpoint(name, file.Endpoints[name]); err != nil {
+		e := file.Endpoints[name]
+		spec := serving.EndpointSpec{Traffic: e.Traffic, Shadows: e.Shadow, Route: e.Route, Methods: e.Methods, Example: e.Example}
+		if _, err := s.Registry.CreateEndpoint(name, spec); err != nil {
 			return fmt.Errorf("endpoint %q: %w", name, err)
-		}
-	}
-	return nil
-}
-
-func (s *Server) applyEndpoint(name string, e config.Endpoint) error {
-	backends := slices.Sorted(maps.Keys(e.Traffic))
-	spec := serving.EndpointSpec{Backend: backends[0], Route: e.Route, Methods: e.Methods, Example: e.Example}
-	if _, err := s.Registry.CreateEndpoint(name, spec); err != nil {
-		return err
-	}
-	if err := s.Registry.SetTraffic(name, e.Traffic); err != nil {
-		return err
-	}
-	for backend, proportion := range e.Shadow {
-		if err := s.Registry.Shadow(name, backend, proportion); err != nil {
-			return err
 		}
 	}
 	return nil

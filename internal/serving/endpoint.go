@@ -28,8 +28,11 @@ type Example struct {
 
 // EndpointSpec describes a new endpoint.
 type EndpointSpec struct {
-	// Backend takes all of the first traffic.
-	Backend string `json:"backend"`
+	// Backend takes all of the first traffic, unless Traffic splits it.
+	Backend string             `json:"backend"`
+	Traffic map[string]float64 `json:"-"`
+	// Shadows are the proportions that shadows get.
+	Shadows map[string]float64 `json:"-"`
 	// Route is the exact path of web queries, beginning with "/"; empty for an
 	// endpoint that only handles reach.
 	Route string `json:"route,omitempty"`
@@ -250,14 +253,52 @@ func newTraffic(weights map[string]float64, backends map[string]Backend) ([]shar
 		shares = append(shares, share{backend: backend, weight: weight})
 	}
 	slices.SortFunc(shares, func(a, b share) int { return strings.Compare(a.backend.Name(), b.backend.Name()) })
+	last := 0 // that gets traffic
 	for i := range shares {
 		sum += shares[i].weight
 		shares[i].upTo = sum
+		if shares[i].weight > 0 {
+			last = i
+		}
 	}
 	if math.Abs(sum-1) > 1e-8 {
 		return nil, Errorf(InvalidArgument, "traffic: weights must sum to 1, got %v", sum)
 	}
+	shares[last].upTo = 1 // what rounding left open must not go to one without traffic
 	return shares, nil
+}
+
+// shares are a new endpoint's traffic and shadows.
+func (s *EndpointSpec) shares(backends map[string]Backend) (traffic, shadows []share, err error) {
+	weights := s.Traffic
+	if weights == nil {
+		weights = map[string]float64{s.Backend: 1}
+	}
+	if traffic, err = newTraffic(weights, backends); err != nil {
+		return nil, nil, err
+	}
+	for backend, proportion := range s.Shadows {
+		if shadows, err = withShadow(shadows, backend, proportion, backends); err != nil {
+			return nil, nil, err
+		}
+	}
+	return traffic, shadows, nil
+}
+
+// withShadow returns the shadows with one changed; a proportion of 0 takes it out.
+func withShadow(shadows []share, backend string, proportion float64, backends map[string]Backend) ([]share, error) {
+	if !(proportion >= 0 && proportion <= 1) {
+		return nil, Errorf(InvalidArgument, "shadow traffic: proportion must be between 0 and 1, got %v", proportion)
+	}
+	b, ok := backends[backend]
+	if !ok {
+		return nil, backendNotFound(backend, backends)
+	}
+	shadows = slices.DeleteFunc(slices.Clone(shadows), func(s share) bool { return s.backend.Name() == backend })
+	if proportion > 0 {
+		shadows = append(shadows, share{backend: b, weight: proportion})
+	}
+	return shadows, nil
 }
 
 var knownMethods = []string{
@@ -266,6 +307,11 @@ var knownMethods = []string{
 
 // Check fills the defaults of a spec and refuses what cannot be served.
 func (s *EndpointSpec) Check() error {
+	if s.Example != nil {
+		if err := s.Example.check(); err != nil {
+			return err
+		}
+	}
 	if s.Route != "" {
 		u, err := url.Parse(s.Route)
 		switch {

@@ -1,13 +1,17 @@
 package serving
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
+
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/shoalserve/shoal/batch"
 )
@@ -58,37 +62,34 @@ func (p *Prober) Ready(ctx context.Context) error {
 	if why := p.held(); why != "" {
 		return Errorf(Unavailable, "%s", why)
 	}
-	wanted := make(map[probe]string)
+	wanted := make(map[probe]*Endpoint)
 	for _, e := range p.registry.Endpoints() {
 		for _, b := range e.Backends() {
 			if s := b.Status(); s.State != StateReady {
 				return Errorf(Unavailable, "endpoint %q: backend %q is %s", e.Name, b.Name(), s.State)
 			}
 			if e.Example != nil {
-				wanted[probe{b, e.Example}] = e.Name
+				wanted[probe{b, e.Example}] = e
 			}
 		}
 	}
 	for w, endpoint := range wanted {
-		if err := p.prove(ctx, w); err != nil {
-			return Errorf(Unavailable, "endpoint %q: backend %q did not compute its example: %v", endpoint, w.backend.Name(), err)
+		if err := p.prove(ctx, w, endpoint); err != nil {
+			return Errorf(Unavailable, "endpoint %q: backend %q did not compute its example: %v", endpoint.Name, w.backend.Name(), err)
 		}
 	}
 	p.forgetAllBut(wanted)
 	return nil
 }
 
-func (p *Prober) prove(ctx context.Context, w probe) error {
+func (p *Prober) prove(ctx context.Context, w probe, e *Endpoint) error {
 	p.mu.Lock()
 	proved := p.proved[w]
 	p.mu.Unlock()
 	if proved {
 		return nil
 	}
-	request, err := w.example.request()
-	if err != nil {
-		return err
-	}
+	request := w.example.request(e.Route, e.Methods)
 	done := make(chan struct{})
 	call := &Call{Context: ctx, Origin: batch.Web, Request: request, Done: func(*Call) { close(done) }}
 	if err := w.backend.Submit(call); err != nil {
@@ -111,7 +112,7 @@ func (p *Prober) prove(ctx context.Context, w probe) error {
 	return nil
 }
 
-func (p *Prober) forgetAllBut(wanted map[probe]string) {
+func (p *Prober) forgetAllBut(wanted map[probe]*Endpoint) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for w := range p.proved {
@@ -121,23 +122,35 @@ func (p *Prober) forgetAllBut(wanted map[probe]string) {
 	}
 }
 
-// request turns an example into the web query that a client would send.
-func (e *Example) request() (*Request, error) {
-	r := &Request{ID: "readiness-probe", Method: e.Method, Target: "/", Header: make(http.Header)}
+// check refuses an example that no client could send.
+func (e *Example) check() error {
+	switch {
+	case e.JSON != nil && e.Text != "":
+		return Errorf(InvalidArgument, "an example has json or text, not both")
+	case e.JSON != nil && !json.Valid(e.JSON):
+		return Errorf(InvalidArgument, "the example's json is not JSON")
+	case e.Method != "" && !slices.Contains(knownMethods, strings.ToUpper(e.Method)):
+		return Errorf(InvalidArgument, "the example's method %q is none of %s", e.Method, strings.Join(knownMethods, ", "))
+	}
+	for name, value := range e.Headers {
+		if !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
+			return Errorf(InvalidArgument, "the example's header %q: %q is none that a request can have", name, value)
+		}
+	}
+	return nil
+}
+
+// request turns an example into the web query that a client would send to an
+// endpoint. Without a route, it asks for "/".
+func (e *Example) request(route string, methods []string) *Request {
+	r := &Request{ID: "readiness-probe", Header: make(http.Header)}
 	values := make(url.Values)
 	for name, value := range e.Query {
 		values.Set(name, fmt.Sprint(value))
 	}
-	if len(values) > 0 {
-		r.Target += "?" + values.Encode()
-	}
+	r.Target = (&url.URL{Path: cmp.Or(route, "/"), RawQuery: values.Encode()}).RequestURI()
 	switch {
-	case e.JSON != nil && e.Text != "":
-		return nil, Errorf(InvalidArgument, "an example has json or text, not both")
 	case e.JSON != nil:
-		if !json.Valid(e.JSON) {
-			return nil, Errorf(InvalidArgument, "the example's json is not JSON")
-		}
 		r.Body = e.JSON
 		r.Header.Set("Content-Type", "application/json")
 	case e.Text != "":
@@ -147,12 +160,19 @@ func (e *Example) request() (*Request, error) {
 	for name, value := range e.Headers {
 		r.Header.Set(name, value)
 	}
-	if r.Method == "" {
-		r.Method = http.MethodGet
-		if r.Body != nil {
-			r.Method = http.MethodPost
-		}
+	r.Method = strings.ToUpper(cmp.Or(e.Method, defaultMethod(methods, r.Body != nil)))
+	return r
+}
+
+// defaultMethod is POST for an example with a body and GET for others, if the
+// endpoint takes them, else the first that it takes.
+func defaultMethod(methods []string, body bool) string {
+	usual := http.MethodGet
+	if body {
+		usual = http.MethodPost
 	}
-	r.Method = strings.ToUpper(r.Method)
-	return r, nil
+	if len(methods) == 0 || slices.Contains(methods, usual) {
+		return usual
+	}
+	return methods[0]
 }

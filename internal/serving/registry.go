@@ -174,7 +174,7 @@ func (r *Registry) CreateEndpoint(name string, spec EndpointSpec) (created bool,
 		return false, err
 	}
 	err = r.change(func(t *table) error {
-		traffic, err := newTraffic(map[string]float64{spec.Backend: 1}, t.backends)
+		traffic, shadows, err := spec.shares(t.backends)
 		if err != nil {
 			return err
 		}
@@ -190,7 +190,7 @@ func (r *Registry) CreateEndpoint(name string, spec EndpointSpec) (created bool,
 		created = true
 		t.set(&Endpoint{
 			Name: name, Route: spec.Route, Methods: spec.Methods, Allow: allow(spec.Methods),
-			Example: spec.Example, registry: r, traffic: traffic,
+			Example: spec.Example, registry: r, traffic: traffic, shadows: shadows,
 		})
 		return nil
 	})
@@ -221,19 +221,9 @@ func (r *Registry) SetTraffic(endpoint string, weights map[string]float64) error
 // Shadow sends a copy of a proportion, 0 to 1, of an endpoint's queries to a
 // backend and drops the answers. 0 stops it.
 func (r *Registry) Shadow(endpoint, backend string, proportion float64) error {
-	if !(proportion >= 0 && proportion <= 1) {
-		return Errorf(InvalidArgument, "shadow traffic: proportion must be between 0 and 1, got %v", proportion)
-	}
-	return r.changeEndpoint(endpoint, func(e *Endpoint, t *table) error {
-		b, ok := t.backends[backend]
-		if !ok {
-			return backendNotFound(backend, t.backends)
-		}
-		e.shadows = slices.DeleteFunc(slices.Clone(e.shadows), func(s share) bool { return s.backend.Name() == backend })
-		if proportion > 0 {
-			e.shadows = append(e.shadows, share{backend: b, weight: proportion})
-		}
-		return nil
+	return r.changeEndpoint(endpoint, func(e *Endpoint, t *table) (err error) {
+		e.shadows, err = withShadow(e.shadows, backend, proportion, t.backends)
+		return err
 	})
 }
 

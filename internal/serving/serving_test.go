@@ -153,6 +153,13 @@ func TestNamesAreUniqueAndMistakesAreExplained(t *testing.T) {
 	for _, spec := range []serving.EndpointSpec{
 		{Backend: "adder:v1", Route: "no-slash"}, {Backend: "adder:v1", Route: "/-/x"}, {Backend: "adder:v1", Route: "/a?b"},
 		{Backend: "adder:v1", Route: "/x", Methods: []string{"FETCH"}},
+		{Backend: "adder:v1", Example: &serving.Example{JSON: []byte("1"), Text: "x"}},
+		{Backend: "adder:v1", Example: &serving.Example{JSON: []byte("{")}},
+		{Backend: "adder:v1", Example: &serving.Example{Method: "FOO BAR"}},
+		{Backend: "adder:v1", Example: &serving.Example{Headers: map[string]string{"A": "b\nC: d"}}},
+		{Backend: "adder:v1", Example: &serving.Example{Headers: map[string]string{"A b": "c"}}},
+		{Traffic: map[string]float64{"adder:v1": 0.5}},
+		{Backend: "adder:v1", Shadows: map[string]float64{"adder:v1": 1.5}},
 	} {
 		_, err := r.CreateEndpoint("bad", spec)
 		wantCode(t, err, serving.InvalidArgument)
@@ -196,6 +203,24 @@ func TestTrafficIsSplitByWeightAndStickyByShardKey(t *testing.T) {
 		wantCode(t, r.SetTraffic("m", weights), serving.InvalidArgument)
 	}
 	wantCode(t, r.SetTraffic("m", map[string]float64{"v3": 1}), serving.BackendNotFound)
+}
+
+func TestAnEndpointHasItsWholeTrafficFromTheStart(t *testing.T) {
+	r := newRegistry(t)
+	deploy(t, r, "v1", says("1"))
+	deploy(t, r, "v2", says("2"))
+	spec := serving.EndpointSpec{Traffic: map[string]float64{"v1": 0, "v2": 1}, Shadows: map[string]float64{"v1": 0.5}}
+	if _, err := r.CreateEndpoint("m", spec); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		if got, err := ask(r, "m", "", ""); got != "2" || err != nil {
+			t.Fatalf("got %q, %v", got, err)
+		}
+	}
+	if s, err := r.EndpointStatus("m"); err != nil || s.Shadows["v1"] != 0.5 {
+		t.Errorf("status %+v, %v", s, err)
+	}
 }
 
 func TestShadowsGetCopiesAndTheirAnswersAreDropped(t *testing.T) {
