@@ -381,41 +381,34 @@ func benchmark(b *testing.B, callers int, call func(*shoal.Handle[int, int])) {
 	calling.Wait()
 }
 
-func BenchmarkHandle(b *testing.B) {
-	ending, cancel := context.WithCancel(context.Background())
-	defer cancel()
+func BenchmarkHandle(b *testing.B)               { benchmarkCalls(b, context.Background(), call) }
+func BenchmarkHandleRemote(b *testing.B)         { benchmarkCalls(b, context.Background(), remoteAndGet) }
+func BenchmarkHandleMayLeave(b *testing.B)       { benchmarkCalls(b, b.Context(), call) }
+func BenchmarkHandleRemoteMayLeave(b *testing.B) { benchmarkCalls(b, b.Context(), remoteAndGet) }
+
+func call(ctx context.Context, h *shoal.Handle[int, int]) (int, error) { return h.Call(ctx, 1) }
+
+func remoteAndGet(ctx context.Context, h *shoal.Handle[int, int]) (int, error) {
+	return h.Remote(ctx, 1).Get(ctx)
+}
+
+func benchmarkCalls(b *testing.B, ctx context.Context, call func(context.Context, *shoal.Handle[int, int]) (int, error)) {
 	for _, callers := range []int{1, 64} {
-		for i, ctx := range []context.Context{context.Background(), ending} {
-			name := [...]string{"", " that may leave"}[i]
-			b.Run(fmt.Sprintf("call, %d callers%s", callers, name), func(b *testing.B) {
-				benchmark(b, callers, func(h *shoal.Handle[int, int]) {
-					if _, err := h.Call(ctx, 1); err != nil {
-						b.Error(err)
-					}
-				})
+		b.Run(fmt.Sprintf("callers %d", callers), func(b *testing.B) {
+			benchmark(b, callers, func(h *shoal.Handle[int, int]) {
+				if _, err := call(ctx, h); err != nil {
+					b.Error(err)
+				}
 			})
-			b.Run(fmt.Sprintf("remote and get, %d callers%s", callers, name), func(b *testing.B) {
-				benchmark(b, callers, func(h *shoal.Handle[int, int]) {
-					if _, err := h.Remote(ctx, 1).Get(ctx); err != nil {
-						b.Error(err)
-					}
-				})
-			})
-		}
+		})
 	}
 }
 
-// One caller that keeps many queries in flight.
+// One caller that keeps many queries in flight: 1,000 a turn.
 func BenchmarkHandleMap(b *testing.B) {
+	inputs := make([]int, 1000)
 	benchmark(b, 1, func(h *shoal.Handle[int, int]) {
-		inputs := func(yield func(int) bool) {
-			for range b.N {
-				if !yield(1) {
-					return
-				}
-			}
-		}
-		for _, err := range h.Map(context.Background(), inputs, 0) {
+		for _, err := range h.Map(context.Background(), slices.Values(inputs), 0) {
 			if err != nil {
 				b.Error(err)
 			}

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 from . import _link
 from ._errors import Error, InvalidArgument, QueueFull, TooLarge
-from ._pickling import dumps
+from ._pickling import dumps_call
 from ._progress import Bar
 from ._ref import Arrivals, Ref
 
 # map keeps this many queries open: enough to fill the link's window while results are being consumed.
 _AHEAD = 2 * _link.WINDOW
+_LEFT = _AHEAD - 256  # and never fewer than these while there are items
 _RETRY_FIRST, _RETRY_MOST = 0.005, 0.5  # seconds between attempts when the server's queue is full
 
 Call: TypeAlias = tuple[Any, dict[str, Any]]
@@ -64,7 +65,7 @@ class Handle:
         wait in this process; so any number of calls may be made in a row. Raises what pickling raises, and
         Unavailable when the client is shut down; everything else is raised by the ref.
         """
-        payload, buffers = dumps((data, kwargs))
+        payload, buffers = dumps_call(data, kwargs)
         if buffers:
             return self._remote_with(payload, buffers)
         return self._connect().submit(self._common, payload)
@@ -122,8 +123,9 @@ class Handle:
         progress: True shows a bar, False none; None shows one on a terminal when it takes more than 2 s.
         """
         run = _ordered if ordered else _unordered
-        total = len(items) if isinstance(items, Sized) else None
-        return _with_bar(run(self, _calls(items, name)), Bar(self._endpoint, total, progress))
+        answers = run(self, _calls(items, name))
+        bar = Bar(self._endpoint, len(items) if isinstance(items, Sized) else None, progress)
+        return _with_bar(answers, bar) if bar.wanted else answers
 
     def __repr__(self) -> str:
         try:
@@ -168,10 +170,15 @@ def _calls(items: Iterable[Any], name: str | None) -> Iterator[Call]:
 
 def _ordered(handle: Handle, calls: Iterator[Call]) -> Iterator[Any]:
     under_way: deque[tuple[Ref[Any], Call]] = deque()
+    remote = handle.remote
     try:
         for call in calls:
-            under_way.append((handle.remote(call[0], **call[1]), call))
-            if len(under_way) >= _AHEAD:
+            under_way.append((remote(call[0], **call[1]), call))
+            if len(under_way) < _AHEAD:
+                continue
+            # All that are there, so that the pipeline is filled up again in one go.
+            yield _answer(handle, *under_way.popleft())
+            while len(under_way) > _LEFT and under_way[0][0].done():
                 yield _answer(handle, *under_way.popleft())
         while under_way:
             yield _answer(handle, *under_way.popleft())

@@ -90,7 +90,8 @@ class Link:
         self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._rung = False
         self._refusal: Callable[[], Error] | None = None
-        self._lost = False
+        self.usable = True
+        """Whether a query that is submitted now has a chance."""
         self._turns = Turns(sock, self._receive, self.flush)
         if early:
             self._take(self._inbox.frames())
@@ -171,11 +172,6 @@ class Link:
         """Close the connection; whoever still waits gets Unavailable."""
         self._lose("this client was shut down")
 
-    @property
-    def usable(self) -> bool:
-        """Whether a query that is submitted now has a chance."""
-        return not self._lost
-
     def _ring(self) -> None:
         if not self._rung:
             self._rung = True
@@ -190,7 +186,7 @@ class Link:
     def _send(self, wait: bool) -> bool:
         """Send as much as the window allows; the sending lock is held. False when the socket is full."""
         flags = 0 if wait else socket.MSG_DONTWAIT
-        while not self._lost:
+        while self.usable:
             data = self._unsent or memoryview(self._next_chunk())
             if not data:
                 return True
@@ -307,7 +303,7 @@ class Link:
 
     def _lose(self, why: str) -> None:
         """The connection is of no use any more."""
-        if self._lost:
+        if not self.usable:
             return
         self._fail(why)
         self._bell.put(False)
@@ -320,7 +316,7 @@ class Link:
     def _fail(self, why: str) -> None:
         """No answer will come any more."""
         self._refusal = lambda: Unavailable(why)
-        self._lost = True
+        self.usable = False
         self._outbox.clear()
         refs = []
         while self._open:

@@ -15,6 +15,8 @@ from ._wire import Bytes
 
 # Below this a buffer costs less inside the pickle than its own entry beside it.
 _INLINE = 4096
+_PLAIN = frozenset((int, float, str, bool, type(None)))
+_NONE: list[memoryview] = []
 
 
 def dumps(value: Any) -> tuple[bytes, list[memoryview]]:
@@ -38,6 +40,13 @@ def dumps(value: Any) -> tuple[bytes, list[memoryview]]:
     buffers.clear()
     cloudpickle = need("cloudpickle", "to send functions and classes that no module holds")
     return cloudpickle.dumps(value, 5, buffer_callback=keep_inside), buffers
+
+
+def dumps_call(data: Any, kwargs: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
+    """As dumps, for the arguments of a query."""
+    if data is None and _PLAIN.issuperset(map(type, kwargs.values())):
+        return pickle.dumps((None, kwargs), 5), _NONE  # there is nothing in it that could need more
+    return dumps((data, kwargs))
 
 
 def loads(payload: Bytes, sizes: Sequence[int] = ()) -> Any:

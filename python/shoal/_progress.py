@@ -18,7 +18,8 @@ class Bar:
         self._label = label
         self._total = total
         self._delay = 0.0 if shown else _WORTH_IT
-        self._wanted = sys.stderr.isatty() if shown is None else shown
+        self.wanted = sys.stderr.isatty() if shown is None else shown
+        """Whether it may ever be seen."""
         self._count = 0
         self._bar: Any = None
         self._start = 0.0
@@ -36,7 +37,7 @@ class Bar:
         self._count += 1
         if self._bar is not None:
             self._bar.update()
-        elif self._wanted and time.monotonic() - self._start >= self._delay:
+        elif self.wanted and time.monotonic() - self._start >= self._delay:
             tqdm = need("tqdm", "to show progress").tqdm
             self._bar = tqdm(desc=self._label, total=self._total, unit="query", initial=0, dynamic_ncols=True)
             self._bar.start_t -= time.monotonic() - self._start  # so that rates count from the first item

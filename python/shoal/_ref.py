@@ -114,25 +114,20 @@ class Ref(Generic[T_co]):
 
     def _take(self) -> T_co:
         """The answer of a ref that is done."""
-        if self._state == _RAW:
-            self._decode()
+        raw = self._raw
+        if raw is not None and self._source is not None:
+            # Two threads may do it at once. Content is there before the state says so, and raw goes last:
+            # whoever misses it knows that the other one has finished.
+            try:
+                self._content, state = self._source.decode(raw), _VALUE
+            except Exception as exc:
+                self._content, state = exc, _ERROR
+            self._state = state
+            self._raw = None
         if self._state == _ERROR:
             raise self._content
         value: T_co = self._content
         return value
-
-    def _decode(self) -> None:
-        # Two threads may do it at once. Content is there before the state says so, and raw goes last: whoever
-        # misses it knows that the other one has finished.
-        raw = self._raw
-        if raw is None or self._source is None:
-            return
-        try:
-            self._content, state = self._source.decode(raw), _VALUE
-        except Exception as exc:
-            self._content, state = exc, _ERROR
-        self._state = state
-        self._raw = None
 
     def __repr__(self) -> str:
         state = ("pending", "done", "done", "failed")[self._state]
@@ -213,20 +208,28 @@ def resolve(answers: Iterable[tuple[Ref[Any], int, Any]]) -> None:
     with _meeting:
         for ref, state, content in answers:
             if ref._state == _PENDING:
-                if state == _RAW:
-                    ref._raw = content
-                else:
-                    ref._content = content
+                ref._content = content
                 ref._state = state
-                if ref._waiters is not None:
-                    for waiter in ref._waiters:
-                        waiter.notify(ref)
-                    ref._waiters = None
+                _tell(ref)
 
 
 def resolve_raw(answers: Iterable[tuple[Ref[Any], Any]]) -> None:
     """Give refs answers that are still encoded; whoever takes one decodes it."""
-    resolve((ref, _RAW, raw) for ref, raw in answers)
+    with _meeting:
+        for ref, raw in answers:
+            if ref._state == _PENDING:
+                ref._raw = raw
+                ref._state = _RAW
+                if ref._waiters is not None:
+                    _tell(ref)
+
+
+def _tell(ref: Ref[Any]) -> None:
+    """Tell a ref's waiters that its answer is there; the lock of all refs is held."""
+    if ref._waiters is not None:
+        for waiter in ref._waiters:
+            waiter.notify(ref)
+        ref._waiters = None
 
 
 def resolve_value(ref: Ref[Any], value: Any) -> None:
