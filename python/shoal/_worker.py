@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import io
 import json
 import os
@@ -59,6 +60,8 @@ class Worker:
         self._keeper = Keeper()
         self._sending = threading.Lock()
         self._loop: _Loop | None = None
+        # How arrays are computed; a model that takes none needs no NumPy.
+        self._arrays: Any = importlib.import_module("shoal._array_compute") if target.takes_arrays else None
 
     def run(self) -> None:
         """Answer batches until the server closes the connection; then finish those that were begun."""
@@ -91,13 +94,10 @@ class Worker:
                 return None
             opened = region.open(frame)
         if opened[0] == _wire.BATCH:
-            return Job(
-                self._target, Batch(opened if type(opened) is bytearray else bytearray(opened)), region
-            )
-        if opened[0] == _wire.ARRAYS and self._target.takes_arrays:
-            from ._array_batch import ArrayBatch  # only models that take arrays pay for NumPy
-
-            return Job(self._target, ArrayBatch(opened, region), region)
+            own = opened if type(opened) is bytearray else bytearray(opened)
+            return Job(self._target, Batch(own), region, self._arrays)
+        if opened[0] == _wire.ARRAYS and self._arrays is not None:
+            return Job(self._target, self._arrays.ArrayBatch(opened, region), region, self._arrays)
         raise _wire.ProtocolError(f"a frame of kind {opened[0]} where a batch was expected")
 
     def _is_ours(self, job: Job) -> bool:
@@ -138,9 +138,11 @@ class Worker:
 class Job:
     """One batch, and how it is to be computed."""
 
-    __slots__ = ("batch", "plan", "ahead", "region", "_target")
+    __slots__ = ("batch", "plan", "ahead", "region", "_target", "_arrays")
 
-    def __init__(self, target: Target, batch: Batch | ArrayBatch, region: Region | None) -> None:
+    def __init__(self, target: Target, batch: Batch | ArrayBatch, region: Region | None, arrays: Any) -> None:
+        """Arrays is the module that computes with them, where the target takes any."""
+        self._arrays = arrays
         self.batch = batch
         self.region = region
         self.ahead = batch.ahead and region is None  # else it was claimed with its region
@@ -155,9 +157,9 @@ class Job:
         if isinstance(self.batch, Batch):
             if isinstance(self.plan, Exception) or self.plan.arrays is None:
                 return compute(self._target, self.plan, self.batch)
-            reply: Reply = _arrays().compute_columns(self._target, self.plan, self.batch)
+            reply: Reply = self._arrays.compute_columns(self._target, self.plan, self.batch)
         else:
-            reply = _arrays().compute_arrays(self._target, self.plan, self.batch)
+            reply = self._arrays.compute_arrays(self._target, self.plan, self.batch)
         return reply
 
     async def compute_async(self) -> Reply:
@@ -166,17 +168,10 @@ class Job:
         if isinstance(self.batch, Batch):
             if self.plan.arrays is None:
                 return await compute_async(self._target, self.plan, self.batch)
-            reply: Reply = await _arrays().compute_columns_async(self._target, self.plan, self.batch)
+            reply: Reply = await self._arrays.compute_columns_async(self._target, self.plan, self.batch)
         else:
-            reply = await _arrays().compute_arrays_async(self._target, self.plan, self.batch)
+            reply = await self._arrays.compute_arrays_async(self._target, self.plan, self.batch)
         return reply
-
-
-def _arrays() -> Any:
-    """The module that computes with arrays: models that take none need no NumPy."""
-    from . import _array_compute
-
-    return _array_compute
 
 
 class _Threads:

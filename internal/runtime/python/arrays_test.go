@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/shoalserve/shoal/batch"
@@ -238,5 +239,38 @@ func TestAnAnswerThatFindsNoRoomTakesTheSocket(t *testing.T) {
 		if got := answerBytes(t, submit(t, b, postBytes(bytes.Repeat([]byte{7}, size)))()); !bytes.Equal(got, bytes.Repeat([]byte{7}, 100_000*size)) {
 			t.Errorf("%d bytes came back as %d", size, len(got))
 		}
+	}
+}
+
+// TestArraysStayTheirOwnersUnderLoad mixes sizes, replicas, batches sent ahead and
+// called back, arrays that are kept, and workers that are killed.
+func TestArraysStayTheirOwnersUnderLoad(t *testing.T) {
+	for name, config := range map[string]serving.Config{
+		"two replicas":            {MaxBatchSize: 4, NumReplicas: 2},
+		"two batches at a time":   {MaxBatchSize: 4, MaxConcurrentBatches: 2},
+		"workers that are killed": {MaxBatchSize: 4, NumReplicas: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := deployArrays(t, "Stirrer", config)
+			sizes := []int{8, 30_000, 100_000, 300_000}
+			var waits []func() *serving.Call
+			for i := range 300 {
+				waits = append(waits, submit(t, b, postBytes(bytes.Repeat([]byte{byte(i)}, sizes[i*7%len(sizes)]))))
+				if name == "workers that are killed" && i%100 == 50 {
+					if pid := b.Status().Replicas[i%2].PID; pid > 0 { // 0 while it is started again
+						_ = syscall.Kill(pid, syscall.SIGKILL) // it may be dead already
+					}
+				}
+			}
+			for i, wait := range waits {
+				c := wait()
+				if c.Err != nil && name == "workers that are killed" && serving.Describe(c.Err).Code == serving.WorkerDied {
+					continue
+				}
+				if got := answerBytes(t, c); !bytes.Equal(got, bytes.Repeat([]byte{byte(i + 1)}, sizes[i*7%len(sizes)])) {
+					t.Fatalf("query %d got %d bytes, %v…", i, len(got), got[:8])
+				}
+			}
+		})
 	}
 }

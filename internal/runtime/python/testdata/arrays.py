@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Annotated
 
 import numpy as np
@@ -82,3 +83,20 @@ def grow(x):
 def take(x):
     """Answers with the first number of each array, and looks at no other."""
     return x[:, 0]
+
+
+class Stirrer:
+    """Answers with x + 1, computed in place; keeps an array now and then."""
+
+    def __init__(self):
+        self.kept = []
+
+    @serve.accept_batch(arrays={"x": "uint8"})
+    def __call__(self, x):
+        if x[0, 0] % 5 == 0:
+            self.kept.append(x[:, ::3])
+            del self.kept[:-4]
+        if x[0, 0] % 3 == 0:
+            time.sleep(0.002)
+        x += 1
+        return x
