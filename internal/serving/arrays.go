@@ -19,19 +19,31 @@ func (p CallPool) decode(c *Call) error {
 		// Keys of rows begin like that; they must not meet.
 		return Errorf(InvalidArgument, "a method's name cannot hold a zero byte")
 	}
-	taker, ok := (*p.newest.Load()).(ArrayTaker)
-	if !ok {
-		return nil
+	signature := p.arrays(c.Method)
+	if signature == nil || (c.Request != nil && len(c.Request.Body) == 0) {
+		if err := c.Request.CheckBody(); err != nil {
+			return err
+		}
 	}
-	signature := taker.Arrays(c.Method)
 	if signature == nil {
 		return nil
 	}
 	row, err := decodeRow(signature, c)
 	if err != nil {
+		if err := c.Request.CheckBody(); err != nil {
+			return err // which knows line and column
+		}
 		return Errorf(InvalidArgument, "backend %q cannot take this: %v", p.Name(), err)
 	}
 	c.row = row
+	return nil
+}
+
+// arrays is what the method takes; nil if it takes calls as they are.
+func (p CallPool) arrays(method string) *tensor.Signature {
+	if taker, ok := (*p.newest.Load()).(ArrayTaker); ok {
+		return taker.Arrays(method)
+	}
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -336,6 +337,25 @@ func readAnswer(t *testing.T, r serving.Response) []int64 {
 		t.Error(err)
 	}
 	return list
+}
+
+// A body is looked at once: by the check of the front where the model would get it as
+// it is, and where nothing was wrong with it for the decoder, not at all.
+func TestABodyIsCheckedUnlessItIsDecoded(t *testing.T) {
+	_, e := deployArrays(t, serving.Config{}, tensor.Input{Name: "x"})
+	for _, test := range []struct {
+		method, body string
+		checked      bool
+	}{{"", `[1]`, false}, {"", `[1,]`, true}, {"", ``, true}, {"plain", `[1]`, true}} {
+		bad := errors.New("the check says no")
+		checked := false
+		call := web("application/json", "/?x=1", []byte(test.body))
+		call.Method = test.method
+		call.Request.Check = func(*serving.Request) error { checked = true; return bad }
+		if err := compute(e, call); checked != test.checked || errors.Is(err, bad) != checked {
+			t.Errorf("method %q, body %s: checked %v, %v", test.method, test.body, checked, err)
+		}
+	}
 }
 
 func TestARefusedCallMayBeSubmittedAgain(t *testing.T) {

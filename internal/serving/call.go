@@ -75,9 +75,21 @@ type Request struct {
 	// changes nor reuses it.
 	Header http.Header
 	Head   []byte
+	// Check reports a Body that is not what its content type says; nil: there is
+	// nothing to look for. The backend calls it before the body is in a batch, where it
+	// would hurt others, unless it reads the body itself: that is looking enough.
+	Check func(*Request) error
 	// Body must not be changed from when the call is submitted until it is done,
 	// nor ever where the endpoint has shadows: a row may refer to it.
 	Body []byte
+}
+
+// CheckBody calls Check, if there is one; r may be nil.
+func (r *Request) CheckBody() error {
+	if r == nil || r.Check == nil {
+		return nil
+	}
+	return r.Check(r)
 }
 
 // Args are the arguments of an API query: bytes that only the model's side

@@ -86,6 +86,9 @@ type typedCall[In, Out any] struct {
 
 // Submit implements [Backend].
 func (p *TypedPool[In, Out]) Submit(c *Call) error {
+	if err := c.Request.CheckBody(); err != nil {
+		return err
+	}
 	in, err := guard(func() (In, error) { return p.codec.Decode(c) })
 	if err != nil {
 		return err

@@ -151,9 +151,6 @@ func (f *Front) query(w http.ResponseWriter, r *http.Request, id string, e *serv
 	if err != nil {
 		return f.failBody(w, r, id, err)
 	}
-	if err := checkJSON(r.Method, r.Header.Get("Content-Type"), body); err != nil {
-		return fail(w, id, err, false)
-	}
 	x := exchanges.Get().(*exchange)
 	x.fill(r, id, body)
 	if err := e.Submit(&x.call); err != nil {
@@ -180,7 +177,7 @@ func (f *Front) query(w http.ResponseWriter, r *http.Request, id string, e *serv
 
 // fill makes a call of a request.
 func (x *exchange) fill(r *http.Request, id string, body []byte) {
-	x.query = &query{request: serving.Request{ID: id, Method: r.Method, Target: r.RequestURI, Host: r.Host, Header: r.Header, Body: body}}
+	x.query = &query{request: serving.Request{ID: id, Method: r.Method, Target: r.RequestURI, Host: r.Host, Header: r.Header, Check: checkBody, Body: body}}
 	if !strings.HasPrefix(r.RequestURI, "/") { // as clients write it to a proxy
 		x.request.Target = r.URL.RequestURI()
 	}

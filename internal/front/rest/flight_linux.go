@@ -99,10 +99,7 @@ func (x *flight) start(busy bool) {
 func (x *flight) submit() {
 	defer x.recovered()
 	if x.json {
-		if err := checkJSON(x.kept.request.Method, "application/json", x.kept.request.Body); err != nil {
-			x.refuse(err)
-			return
-		}
+		x.kept.request.Check = checkJSONBody
 	}
 	timeout := x.timeout
 	backend, err := x.endpoint.Send(&x.call)

@@ -93,6 +93,9 @@ func (b *fake) become(s serving.State) {
 }
 
 func (b *fake) Submit(c *serving.Call) error {
+	if err := c.Request.CheckBody(); err != nil {
+		return err
+	}
 	if b.submit != nil {
 		return b.submit(c)
 	}

@@ -80,6 +80,12 @@ func (e *jsonError) Error() string {
 // Unwrap makes it the caller's fault.
 func (e *jsonError) Unwrap() error { return serving.Errorf(serving.InvalidArgument, "%s", e.Error()) }
 
+// checkBody is the check of requests of any kind.
+func checkBody(r *serving.Request) error { return checkJSON(r.Method, r.Get("Content-Type"), r.Body) }
+
+// checkJSONBody is that of requests which say that they are JSON.
+func checkJSONBody(r *serving.Request) error { return checkJSON(r.Method, "application/json", r.Body) }
+
 // checkJSON refuses a body that says it is JSON and is not: one such query
 // would fail every query of its batch.
 func checkJSON(method, contentType string, body []byte) error {
