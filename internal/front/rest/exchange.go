@@ -97,15 +97,19 @@ func (f *Front) recovered(w http.ResponseWriter, r *http.Request, id string, rou
 // other answers requests for paths that are no endpoint's.
 func (f *Front) other(w http.ResponseWriter, r *http.Request, id string) int {
 	if !isOwn(r.URL.Path) {
-		return fail(w, id, serving.Errorf(serving.EndpointNotFound, "no endpoint has the route %q; GET /-/routes lists those that exist", r.URL.Path), false)
+		return fail(w, id, notFound(r.URL.Path), false)
 	}
 	handler, pattern := f.own.Handler(r)
 	if pattern == "" {
-		return f.wrongMethod(w, r, id, "GET, HEAD")
+		return wrongMethod(w, r.Method, r.URL.Path, id, "GET, HEAD")
 	}
 	recorder := &statusRecorder{ResponseWriter: w, status: http.StatusOK}
 	handler.ServeHTTP(recorder, r)
 	return recorder.status
+}
+
+func notFound(path string) error {
+	return serving.Errorf(serving.EndpointNotFound, "no endpoint has the route %q; GET /-/routes lists those that exist", path)
 }
 
 func isOwn(path string) bool {
@@ -127,13 +131,13 @@ func (s *statusRecorder) WriteHeader(status int) {
 // methodNotAllowed is not in serving's table: only HTTP has methods.
 const methodNotAllowed serving.Code = "MethodNotAllowed"
 
-func (f *Front) wrongMethod(w http.ResponseWriter, r *http.Request, id, allow string) int {
+func wrongMethod(w http.ResponseWriter, method, path, id, allow string) int {
 	w.Header().Set("Allow", allow)
-	if r.Method == http.MethodOptions {
+	if method == http.MethodOptions {
 		w.WriteHeader(http.StatusNoContent)
 		return http.StatusNoContent
 	}
-	p := problem.Of(serving.Errorf(methodNotAllowed, "the route %q takes %s, not %s", r.URL.Path, allow, r.Method))
+	p := problem.Of(serving.Errorf(methodNotAllowed, "the route %q takes %s, not %s", path, allow, method))
 	p.Status = http.StatusMethodNotAllowed
 	return write(w, id, p)
 }
@@ -141,7 +145,7 @@ func (f *Front) wrongMethod(w http.ResponseWriter, r *http.Request, id, allow st
 // query computes one query and answers with its response.
 func (f *Front) query(w http.ResponseWriter, r *http.Request, id string, e *serving.Endpoint) int {
 	if !e.Takes(r.Method) {
-		return f.wrongMethod(w, r, id, e.Allow)
+		return wrongMethod(w, r.Method, r.URL.Path, id, e.Allow)
 	}
 	timeout, err := timeoutOf(r)
 	if err != nil {
@@ -287,9 +291,13 @@ func timeoutOf(r *http.Request) (time.Duration, error) {
 	if len(values) == 0 {
 		return 0, nil
 	}
-	d, err := time.ParseDuration(values[0])
+	return parseTimeout(values[0])
+}
+
+func parseTimeout(value string) (time.Duration, error) {
+	d, err := time.ParseDuration(value)
 	if err != nil || d <= 0 {
-		return 0, serving.Errorf(serving.InvalidArgument, "header %s: %q is not a duration; write it with a unit, such as \"500ms\"", timeoutHeader, values[0])
+		return 0, serving.Errorf(serving.InvalidArgument, "header %s: %q is not a duration; write it with a unit, such as \"500ms\"", timeoutHeader, value)
 	}
 	return d, nil
 }

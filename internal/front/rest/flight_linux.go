@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,10 +34,11 @@ type flight struct {
 	conn     *conn
 	call     serving.Call
 	kept     *kept
-	endpoint *serving.Endpoint
+	endpoint *serving.Endpoint // nil where no endpoint has the route
 	route    *telemetry.Route
 	began    time.Time     // when its head was there
 	timeout  time.Duration // that the client allows, 0 for no less than the backend
+	refusal  error         // why it is none of the endpoint's
 	length   int           // of the body
 	json     bool          // it says that it is JSON
 	once     bool          // it is not used again: someone may hold on to it
@@ -70,12 +72,15 @@ func newFlight(c *conn) *flight {
 // prepare takes in a request's head.
 func (x *flight) prepare(h *head, e *serving.Endpoint, route *telemetry.Route, now time.Time) {
 	x.endpoint, x.route, x.began = e, route, now
-	x.timeout, _ = h.limit() // a bad one went to net/http
 	x.length, x.json = int(h.length), isJSON(unsafeString(h.contentType))
 	x.kept = &kept{}
 	h.request(&x.kept.request)
 	x.call.Context, x.call.Origin, x.call.Request = &x.kept.context, batch.Web, &x.kept.request
 	x.call.Method, x.call.ShardKey = string(h.callMethod), string(h.shardKey)
+	x.timeout, x.refusal = h.limit()
+	if e == nil {
+		x.refusal = notFound(string(h.path))
+	}
 }
 
 // largeBody is the size from which a body is not looked at by the loop itself.
@@ -89,11 +94,27 @@ func (x *flight) start(busy bool) {
 		state |= again
 	}
 	x.state.Store(state)
+	switch {
+	case x.endpoint != nil && !x.endpoint.Takes(x.kept.request.Method):
+		x.turnAway()
+		return
+	case x.refusal != nil:
+		x.refuse(x.refusal)
+		return
+	}
 	if x.once = !x.endpoint.Prompt() || x.length >= largeBody; x.once {
 		x.conn.loop.flights.Go(x.submit)
 		return
 	}
 	x.submit()
+}
+
+// turnAway answers a request whose method the endpoint does not take.
+func (x *flight) turnAway() {
+	x.land()
+	request, allow := &x.kept.request, x.endpoint.Allow
+	path, _, _ := strings.Cut(request.Target, "?")
+	x.render(func(w http.ResponseWriter) int { return wrongMethod(w, request.Method, path, request.ID, allow) })
 }
 
 func (x *flight) submit() {

@@ -270,14 +270,12 @@ func (h *head) takeLength(value []byte) bool {
 	return true
 }
 
-// limit is the time that the client's header allows, 0 if it has none. It reports
-// false if the header is not good.
-func (h *head) limit() (time.Duration, bool) {
+// limit is the time that the client's header allows, 0 if it has none.
+func (h *head) limit() (time.Duration, error) {
 	if h.timeout == nil {
-		return 0, true
+		return 0, nil
 	}
-	d, err := time.ParseDuration(string(h.timeout))
-	return d, err == nil && d > 0
+	return parseTimeout(string(h.timeout))
 }
 
 // request makes the query's request of the head. All of it lies in one block of

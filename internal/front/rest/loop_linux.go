@@ -532,17 +532,17 @@ func (l *loop) keep(c *conn, data []byte) {
 }
 
 // prepare makes a flight of the loop's head. It reports false if the request is not
-// a query for an endpoint.
+// for an endpoint, nor for nothing.
 func (l *loop) prepare(c *conn) bool {
 	h, f := &l.head, l.front
 	if f.draining.Load() || h.length > f.opts.MaxBodyBytes {
 		return false
 	}
 	e, found := f.registry.Route(unsafeString(h.path))
-	if !found || !e.Takes(h.method) {
-		return false
-	}
-	if _, ok := h.limit(); !ok {
+	name := ""
+	if found {
+		name = e.Name
+	} else if isOwn(unsafeString(h.path)) {
 		return false
 	}
 	if c.phase == resting && c.used {
@@ -551,7 +551,7 @@ func (l *loop) prepare(c *conn) bool {
 	if c.flight == nil {
 		c.flight = newFlight(c)
 	}
-	c.flight.prepare(h, e, f.metrics.Get(e.Name), l.now)
+	c.flight.prepare(h, e, f.metrics.Get(name), l.now)
 	c.posted = h.method == http.MethodPost
 	return true
 }
@@ -563,12 +563,14 @@ func (l *loop) launch(c *conn, busy bool) {
 	timeout := x.timeout
 	x.start(busy)
 	limit := x.limit.Load()
-	if limit == 0 { // not yet known
-		least := e.Timeout()
-		if timeout > 0 {
-			least = min(least, timeout)
+	if limit == 0 { // it is not taken yet, or was refused
+		limit = l.time(l.now) + int64(l.front.opts.IdleTimeout)
+		if e != nil {
+			limit = min(limit, l.time(l.now)+int64(e.Timeout()))
 		}
-		limit = l.time(l.now) + int64(least)
+		if timeout > 0 {
+			limit = min(limit, l.time(l.now)+int64(timeout))
+		}
 	}
 	l.await(c, limit)
 }
