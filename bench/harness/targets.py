@@ -217,6 +217,14 @@ def tensor_copies(peer: str) -> Measure:
     return lambda f: over(f.point(peer, "tensors", 16, "cpu_us"), f.path("memory copy", "microseconds"))
 
 
+def worker_copies(figures: Figures) -> float | None:
+    """Time of a 1 MB query to a worker and back, in copies of as many bytes."""
+    package, name = "./internal/runtime/python", "LargeArrays"
+    return over(
+        figures.go(package, f"{name}/take,_in_flight_16", "ns"), figures.go(package, f"{name}/copy", "ns")
+    )
+
+
 def idle_memory(figures: Figures) -> float | None:
     """MB of the server with 10,000 idle connections; a smoke run has fewer, which says nothing."""
     if figures.path("idle connections", "connections") != 10_000:
@@ -307,6 +315,14 @@ TARGETS = (
         idle_memory,
         "connections",
         at_most=True,
+        source="issue",
+    ),
+    path_target(
+        "1 MB arrays through a worker, without HTTP: a query, in memory copies",
+        None,
+        "×",
+        worker_copies,
+        "go",
         source="issue",
     ),
     Target(
