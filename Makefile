@@ -46,6 +46,11 @@ HEAD ?= worktree
 bench-compare: ## tell whether this tree lost speed against BASE=main; HEAD=REV judges a revision
 	@$(PYTHON) bench/compare.py $(BASE) $(HEAD) $(ARGS)
 
+MINUTES ?= 10
+.PHONY: soak
+soak: $(VENV)/.shoal ## full load for MINUTES=10: every answer right, and memory flat
+	@$(PY) bench/soak.py --minutes $(MINUTES) $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.deps ## golangci-lint, ruff, mypy
 	$(GO) run $(GOLANGCI) run ./...
