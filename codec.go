@@ -92,26 +92,50 @@ var queryDecoder = func() *schema.Decoder {
 	return d
 }()
 
-// decodeQuery reads a struct from query parameters by the names of its fields,
-// a map of texts or values by its keys, and any other type from the only one.
+// decodeQuery reads a struct, or a pointer to one, from query parameters by the
+// names of its fields, a map by its keys, and any other type from the only one.
 func decodeQuery[In any](values url.Values, in *In) error {
-	switch reflect.TypeFor[In]().Kind() {
-	case reflect.Struct:
+	t := reflect.TypeFor[In]()
+	switch {
+	case t.Kind() == reflect.Struct:
 		return queryDecoder.Decode(in, values)
-	case reflect.Map:
-		object := make(map[string]any)
-		for name := range values {
-			object[name] = values.Get(name)
-		}
-		return remarshal(object, in)
+	case t.Kind() == reflect.Pointer && t.Elem().Kind() == reflect.Struct:
+		to := reflect.New(t.Elem())
+		reflect.ValueOf(in).Elem().Set(to)
+		return queryDecoder.Decode(to.Interface(), values)
+	case t.Kind() == reflect.Map:
+		return decodeQueryMap(values, in, t.Elem())
 	}
 	if len(values) != 1 {
 		return fmt.Errorf("the model takes one value of type %T; give it as a JSON body or as the only query parameter, not as %d parameters", *in, len(values))
 	}
 	for name := range values {
-		if err := json.Unmarshal([]byte(values.Get(name)), in); err != nil {
-			return fmt.Errorf("query parameter %q is not a value of type %T: %w", name, *in, err)
+		return decodeParameter(name, values.Get(name), in)
+	}
+	return nil
+}
+
+// decodeQueryMap reads a map from query parameters: texts as they are, where the
+// map takes texts, and values of other types as JSON.
+func decodeQueryMap(values url.Values, in any, element reflect.Type) error {
+	object := make(map[string]any)
+	for name := range values {
+		object[name] = values.Get(name)
+		if kind := element.Kind(); kind == reflect.String || kind == reflect.Interface {
+			continue
 		}
+		value := reflect.New(element).Interface()
+		if err := decodeParameter(name, values.Get(name), value); err != nil {
+			return err
+		}
+		object[name] = value
+	}
+	return remarshal(object, in)
+}
+
+func decodeParameter(name, text string, to any) error {
+	if err := json.Unmarshal([]byte(text), to); err != nil {
+		return fmt.Errorf("query parameter %q is not a value of type %s: %w", name, reflect.TypeOf(to).Elem(), err)
 	}
 	return nil
 }
@@ -178,13 +202,19 @@ func decodeArgs[In any](args serving.Args) (in In, err error) {
 }
 
 func (a apiArgs) into(in any) error {
-	kind := reflect.TypeOf(in).Elem().Kind()
-	switch {
+	t := reflect.TypeOf(in).Elem()
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch kind := t.Kind(); {
 	case len(a.Data) > 0 && len(a.Kwargs) > 0:
 		return fmt.Errorf("a Go model takes data or keyword arguments, not both")
 	case len(a.Data) > 0:
 		return json.Unmarshal(a.Data, in)
 	case kind == reflect.Struct || kind == reflect.Map:
+		if a.Kwargs == nil { // an object without anything is meant, not null
+			a.Kwargs = map[string]json.RawMessage{}
+		}
 		return remarshal(a.Kwargs, in)
 	case len(a.Kwargs) == 1:
 		for _, value := range a.Kwargs {
