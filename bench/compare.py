@@ -20,8 +20,8 @@ from harness.environments import SetupError, find_wrk
 from harness.gobench import GoPackage
 from harness.load import LoadError
 from harness.measure import say
-from harness.processes import StartError, stop_leftovers
-from harness.revisions import MACRO, PACKAGES, WORKTREE, Revision, checked_out, macros
+from harness.processes import StartError, stop_leftovers, watch_interrupts
+from harness.revisions import MACRO, WORKTREE, Revision, checked_out, macros
 from harness.verdict import Limits, Row, benchstat, confirmed, read_rows, worse
 from harness.workloads import Workload
 
@@ -41,6 +41,7 @@ class Job:
 def main() -> int:
     """Compare; returns 1 when something got worse, 2 when it could not be told."""
     options = parse_arguments()
+    watch_interrupts()
     scratch = Path(tempfile.mkdtemp(prefix="shoal-compare-"))
     try:
         with ExitStack() as stack:
@@ -62,7 +63,7 @@ def compare(sides: tuple[Revision, Revision], options: argparse.Namespace, scrat
     """Measure both sides, once more what got worse, and say the verdict."""
     for side in sides:
         say(f"building {side.label}: {getattr(options, side.label)}")
-        side.compile()
+        side.compile(wanted(side, options))
     limits = Limits(options.threshold / 100, options.alpha)
     rows, table = series(sides, jobs(sides, options), options.rounds, scratch / "first")
     print(table)
@@ -92,15 +93,12 @@ def jobs(
     sides: tuple[Revision, Revision], options: argparse.Namespace, suspects: Sequence[Row] | None = None
 ) -> list[Job]:
     """What is run: all, or only what suspects are from."""
-    common = [package for package in PACKAGES if all(package in side.packages() for side in sides)]
-    wanted = options.only
-    found = [
-        _go_job(package, options.benchtime, suspects)
-        for package in common
-        if re.search(wanted, package.folder)
-    ]
+    first, second = (wanted(side, options) for side in sides)
+    found = [_go_job(package, options.benchtime, suspects) for package in first if package in second]
     found += [
-        _macro_job(*macro, options.seconds) for macro in macros().items() if re.search(wanted, macro[0].name)
+        _macro_job(*macro, options.seconds)
+        for macro in macros().items()
+        if re.search(options.only, macro[0].name)
     ]
     if suspects is None:
         return found
@@ -112,6 +110,11 @@ def _source(row: Row) -> str:
     if row.package == MACRO:
         return row.benchmark.partition("/")[0]
     return row.package.removeprefix(MODULE).removeprefix("/") or "."
+
+
+def wanted(side: Revision, options: argparse.Namespace) -> list[GoPackage]:
+    """The packages that have benchmarks, and are asked for."""
+    return [package for package in side.packages() if re.search(options.only, package.folder)]
 
 
 def _go_job(package: GoPackage, benchtime: str, suspects: Sequence[Row] | None) -> Job:

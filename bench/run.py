@@ -6,19 +6,17 @@ import argparse
 import datetime
 import json
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import FrameType
 
 from harness import facts, report
 from harness.environments import BENCH, ROOT, SetupError, find_wrk, python_of, run_quietly
 from harness.measure import Bench, Plan, Results, say
 from harness.paths import PATHS, Effort, measure_paths
 from harness.peers import ECHO, PEERS, SHOAL
-from harness.processes import stop_leftovers
+from harness.processes import stop_leftovers, watch_interrupts
 from harness.workloads import WORKLOADS
 
 SERVERS = "servers"
@@ -27,14 +25,12 @@ SMOKE_CONNECTIONS = (1, 64)
 BEFORE = sorted(
     [*(BENCH / "results").glob("2026-11-24-*.json"), *(BENCH / "results").glob("*-f78ff0f*.json")]
 )
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
     """Measure, print the tables, write the report. Returns the exit status."""
     options = parse_arguments()
-    for number in INTERRUPTS:
-        signal.signal(number, interrupt)
+    watch_interrupts()
     scratch = Path(tempfile.mkdtemp(prefix="shoal-bench-"))
     try:
         return measure(options, scratch)
@@ -175,13 +171,6 @@ def between(lowest: int, highest: int) -> Callable[[str], int]:
         return value
 
     return parse
-
-
-def interrupt(_: int, __: FrameType | None) -> None:
-    """End as by Ctrl-C; from then on nothing disturbs the stopping."""
-    for number in INTERRUPTS:
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

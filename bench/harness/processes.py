@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 # Every process that a server starts inherits this variable; it tells which run and which server it is from.
 MARK = "SHOAL_BENCH_MARK"
 RUN = f"{os.getpid()}-{time.time_ns()}"
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -143,6 +145,19 @@ def stop_leftovers() -> None:
         if _is_marked(pid, RUN):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def watch_interrupts() -> None:
+    """Let signals that end a program raise KeyboardInterrupt, so that it stops what it started."""
+    for number in INTERRUPTS:
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    # From now on nothing disturbs the stopping.
+    for number in INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def machine_cpu_seconds() -> float:

@@ -37,12 +37,12 @@ class Revision:
     root: Path
     built: Path
 
-    def compile(self) -> None:
-        """Build the server, and each package's benchmarks. Raises SetupError."""
+    def compile(self, packages: Sequence[GoPackage]) -> None:
+        """Build the server, and the packages' benchmarks. Raises SetupError."""
         run_quietly(
             ["go", "build", "-o", str(self.server), "./cmd/shoal"], f"building {self.label}", cwd=self.root
         )
-        for package in self.packages():
+        for package in packages:
             argv = ["go", "test", "-c", "-o", str(self.binary(package)), package.folder]
             run_quietly(argv, f"building {package.folder} of {self.label}", cwd=self.root)
 
