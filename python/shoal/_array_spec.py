@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
@@ -26,6 +27,9 @@ DTYPES = {
 """The datatypes that travel as arrays, and their typestr."""
 
 _PYTHON = {bool: "bool", int: "int64", float: "float64"}
+_ABSTRACT = frozenset(
+    ("Any", "generic", "number", "integer", "signedinteger", "unsignedinteger", "inexact", "floating")
+)
 _MASK, _LENGTHS = "_mask", "_lengths"
 _P = inspect.Parameter
 
@@ -225,7 +229,7 @@ def annotated_arrays(function: Any) -> dict[str, Array]:
     """
     texts = {
         name: annotation
-        for name, annotation in (getattr(function, "__annotations__", None) or {}).items()
+        for name, annotation in _annotations(function).items()
         if name != "return" and _may_be_array(annotation)
     }
     if not texts:
@@ -238,6 +242,15 @@ def annotated_arrays(function: Any) -> dict[str, Array]:
     hints = typing.get_type_hints(holder, names, names, include_extras=True)
     found = {name: _array_of(hint, typing) for name, hint in hints.items()}
     return {name: array for name, array in found.items() if array is not None}
+
+
+def _annotations(function: Any) -> dict[str, Any]:
+    try:
+        return getattr(function, "__annotations__", None) or {}
+    except NameError:  # from Python 3.14 on they are evaluated here, and one names what is not defined
+        library = importlib.import_module("annotationlib")
+        texts: dict[str, Any] = library.get_annotations(function, format=library.Format.STRING)
+        return texts
 
 
 def _may_be_array(annotation: Any) -> bool:
@@ -268,18 +281,25 @@ def _array_of(hint: Any, typing: Any) -> Array | None:
         if isinstance(extra, Array):
             return extra
     hint = getattr(hint, "__origin__", hint) if hasattr(hint, "__metadata__") else hint
-    if hint is None:
-        return None
-    if not _is_ndarray(typing.get_origin(hint) or hint):  # perhaps `ndarray | None`
-        members = typing.get_args(hint) if type(None) in typing.get_args(hint) else ()
-        return next((found for m in members if (found := _array_of(m, typing)) is not None), None)
-    for argument in typing.get_args(hint)[1:]:  # numpy.dtype[float32]
-        for scalar in typing.get_args(argument):
-            try:
-                return Array(scalar)
-            except ValueError:
-                pass  # Any, or an abstract type such as numpy.floating
-    return Array()
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hasattr(hint, "__value__") and origin is None:  # a name that a `type` statement gave
+        return _array_of(hint.__value__, typing)
+    if hasattr(origin, "__value__"):  # such as NDArray[float32], in newer versions of NumPy
+        array = _array_of(origin.__value__, typing)
+        return array and (_array_of_scalar(arguments) or array)
+    if _is_ndarray(origin or hint):  # arguments are a shape and numpy.dtype[float32]
+        return next((_array_of_scalar(typing.get_args(a)) for a in arguments[1:]), None) or Array()
+    if type(None) in arguments:  # ndarray | None
+        return next((found for a in arguments if (found := _array_of(a, typing)) is not None), None)
+    return None
+
+
+def _array_of_scalar(arguments: Sequence[Any]) -> Array | None:
+    """An array of the first that is a datatype: not Any, a TypeVar or an abstract type. Raises ValueError."""
+    for scalar in arguments:
+        if isinstance(scalar, type) and scalar.__name__ not in _ABSTRACT:
+            return Array(scalar)
+    return None
 
 
 def _is_ndarray(hint: Any) -> bool:

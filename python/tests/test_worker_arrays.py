@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from shoal import serve
+from shoal._array_spec import annotated_arrays
 from worker_server import RemoteError
 
 DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
@@ -91,6 +92,40 @@ def test_a_handles_requests_come_along_as_placeholders(worker):
     want = [[1, "b", "Placeholder", False], [2, "b", "Placeholder", False]]
     assert server.arrays({"x": np.float32([1, 2])}, requests=requests, api=True) == want
     assert server.api({"x": 1.0}, {"x": 2.0}, options={"headers": {"A": "b"}}) == want
+
+
+@pytest.mark.parametrize(
+    ("annotation", "dtype"),
+    [
+        (np.ndarray, None),
+        (npt.NDArray[np.float32], "float32"),
+        (npt.NDArray[Any], None),
+        (npt.NDArray[np.floating], None),
+        (Optional[npt.NDArray[np.int8]], "int8"),  # noqa: UP045
+        (np.ndarray[Any, np.dtype[np.uint8]] | None, "uint8"),
+        (Annotated[npt.NDArray[np.bool_], "words"], "bool"),
+        (Annotated[np.ndarray, "words", serve.Array(int)], "int64"),
+        ("npt.NDArray[np.float64]", "float64"),
+        (list[np.ndarray], ...),
+        (npt.ArrayLike, ...),
+        (int, ...),
+    ],
+)
+def test_what_an_annotation_declares(annotation, dtype):
+    def model(x):
+        return x
+
+    model.__annotations__ = {"x": annotation}
+    found = annotated_arrays(model)
+    assert {name: array.dtype for name, array in found.items()} == ({} if dtype is ... else {"x": dtype})
+
+
+def test_an_annotated_datatype_that_does_not_travel_fails_the_load(worker):
+    @serve.accept_batch
+    def model(x: npt.NDArray[np.complex64]):
+        return x
+
+    assert "dtype 'complex64' is not one of" in worker(model, max_batch_size=4).failed["message"]
 
 
 def test_annotations_of_other_things_are_not_evaluated(worker):
