@@ -81,11 +81,32 @@ func (c *Call) releaseRow() {
 // npyType is the header of an answer in .npy, shared by all.
 var npyType = http.Header{"Content-Type": {tensor.NPY}}
 
+// largeItem is the size in bytes from which an answer is written as JSON in a
+// goroutine of its own: the one that reads a worker's answers has others to read.
+const largeItem = 16 << 10
+
+// answerItem writes an answer that is an array and delivers it.
+func (c *Call) answerItem() {
+	if item := c.Response.Item; item.Size() >= largeItem && !c.wantsNPY() {
+		c.Response.Item = item.Clone()
+		c.writing.Go(func() { // ends with the text; Close waits for it
+			c.writeItem()
+			c.Done(c)
+		})
+		return
+	}
+	c.writeItem()
+	c.Done(c)
+}
+
+// wantsNPY reports whether the client asked for the answer in that format.
+func (c *Call) wantsNPY() bool { return c.Request != nil && acceptsNPY(c.Request.Values("Accept")) }
+
 // writeItem writes an answer that is an array in the form that the client asked for.
 func (c *Call) writeItem() {
 	item := c.Response.Item
 	c.Response = Response{}
-	if c.Request != nil && acceptsNPY(c.Request.Values("Accept")) {
+	if c.wantsNPY() {
 		body, err := item.AppendNPY(nil)
 		if err != nil {
 			c.Err = Errorf(InvalidArgument, "the answer cannot be written as %s: %v", tensor.NPY, err)

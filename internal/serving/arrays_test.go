@@ -339,6 +339,26 @@ func readAnswer(t *testing.T, r serving.Response) []int64 {
 	return list
 }
 
+// The model's memory is used again while large answers are still being written.
+func TestLargeAnswersAreWrittenAside(t *testing.T) {
+	_, e := deployArrays(t, serving.Config{MaxBatchSize: 4}, tensor.Input{Name: "x", Dtype: tensor.Int32}, tensor.Input{Name: "y", Optional: true})
+	var wg sync.WaitGroup
+	for caller := range 16 {
+		wg.Go(func() {
+			body := `{"x":[` + strings.Repeat(fmt.Sprintf("%d,", caller), 9_999) + `1]`
+			if caller%2 == 0 {
+				body += `,"y":2.5`
+			}
+			body += "}"
+			call := web("", "/", []byte(body))
+			if err := compute(e, call); err != nil || string(call.Response.Body) != body {
+				t.Errorf("caller %d: %.100s, %v", caller, call.Response.Body, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // A body is looked at once: by the check of the front where the model would get it as
 // it is, and where nothing was wrong with it for the decoder, not at all.
 func TestABodyIsCheckedUnlessItIsDecoded(t *testing.T) {

@@ -3,6 +3,7 @@ package serving
 import (
 	"context"
 	"net/http"
+	"sync"
 
 	"github.com/shoalserve/shoal/batch"
 	"github.com/shoalserve/shoal/internal/tensor"
@@ -33,9 +34,10 @@ type Call struct {
 	Err      error
 	Trip     batch.Trip
 
-	row   *tensor.Row                  // while the call is with a backend that takes arrays
-	query batch.Query[*Call, Response] // for backends that compute calls as they are
-	typed any                          // for backends that decode calls first: their query
+	row     *tensor.Row                  // while the call is with a backend that takes arrays
+	writing *sync.WaitGroup              // of that backend
+	query   batch.Query[*Call, Response] // for backends that compute calls as they are
+	typed   any                          // for backends that decode calls first: their query
 }
 
 // Withdraw takes a call that was submitted out of its backend's queue. It

@@ -3,18 +3,29 @@ package serving
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/shoalserve/shoal/batch"
 )
 
 // CallPool is a backend whose model takes calls as they are, such as a Python
 // worker.
-type CallPool struct{ *Pool[*Call, Response] }
+type CallPool struct {
+	*Pool[*Call, Response]
+	writing *sync.WaitGroup // the goroutines that write large answers
+}
 
 // NewCallPool is [NewPool] for such a model.
 func NewCallPool(ctx context.Context, name string, model Model[*Call, Response], config Config, deps Deps) (CallPool, error) {
 	p, err := NewPool(ctx, name, model, config, deps)
-	return CallPool{p}, err
+	return CallPool{p, new(sync.WaitGroup)}, err
+}
+
+// Close implements [Backend].
+func (p CallPool) Close(ctx context.Context) error {
+	err := p.Pool.Close(ctx)
+	p.writing.Wait() // no batch is completed any more, so there will be no others
+	return err
 }
 
 // Prompt reports that Submit runs no code of the model's.
@@ -25,6 +36,7 @@ func (p CallPool) Submit(c *Call) error {
 	if err := p.decode(c); err != nil {
 		return err
 	}
+	c.writing = p.writing
 	q := &c.query
 	q.Context, q.In, q.Origin, q.Done = c.Context, c, c.Origin, answered
 	err := p.SubmitQuery(q)
@@ -47,10 +59,11 @@ func answered(q *batch.Query[*Call, Response]) {
 	c := q.In
 	c.Response, c.Err, c.Trip = q.Out, q.Err, q.Trip
 	c.releaseRow()
-	if c.Err == nil && !c.Response.Item.IsZero() {
-		c.writeItem()
+	if c.Err != nil || c.Response.Item.IsZero() {
+		c.Done(c)
+		return
 	}
-	c.Done(c)
+	c.answerItem()
 }
 
 // Codec brings calls to a typed model and its answers back.

@@ -175,6 +175,28 @@ type Item struct {
 // IsZero reports whether there is no item.
 func (it Item) IsZero() bool { return it.answers == nil }
 
+// Size is the bytes of the item in all outputs.
+func (it Item) Size() int {
+	n := 0
+	for i := range it.answers.outputs {
+		n += it.answers.outputs[i].size
+	}
+	return n
+}
+
+// Clone returns the item in memory of its own, which lasts.
+func (it Item) Clone() Item {
+	l := &answerLayout{n: 1, named: it.answers.named}
+	data := make([]byte, 0, it.Size())
+	for _, o := range it.answers.outputs {
+		block := it.data(&o)
+		o.start = len(data)
+		data = append(data, block...)
+		l.outputs = append(l.outputs, o)
+	}
+	return Item{&Answers{l, data}, 0}
+}
+
 // data is the item's bytes of an output.
 func (it Item) data(o *output) []byte {
 	at := o.start + o.size*it.index
