@@ -18,19 +18,11 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-# Okabe and Ito's colours, which people with colour-blindness tell apart. Who is drawn keeps its colour.
+# In the order of the servers: after Okabe and Ito, whose colours people with colour-blindness tell apart; a lighter one
+# is another setting of the server before it, and black is the echo.
 COLOURS = (
-    "#0072B2",
-    "#56B4E9",
-    "#D55E00",
-    "#E69F00",
-    "#009E73",
-    "#8FCBB5",
-    "#CC79A7",
-    "#7F7F7F",
-    "#B8A800",
-    "#000000",
-)
+    "#0072B2", "#56B4E9", "#A9D8F5", "#D55E00", "#F2A977", "#009E73", "#8FCBB5", "#CC79A7", "#D8B400", "#7F7F7F", "#000000",
+)  # fmt: skip
 MARKERS = "osD^vP*Xph"
 
 Point = dict[str, Any]

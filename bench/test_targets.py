@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from harness.targets import TARGETS, Figures, Target, amount, judge, rows, unmeasured
+from run import parse_arguments
 
 
 def point(peer: str, workload: str, connections: int, **median: float) -> dict[str, Any]:
@@ -75,6 +76,14 @@ def test_fewer_idle_connections_than_asked_for_say_nothing() -> None:
     assert [(one["now"], one["met"]) for one in seen] == [(None, None), (30.0, True)]
 
 
+def test_every_command_of_a_target_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    for target in TARGETS:
+        if target.command.startswith("python3 bench/run.py"):
+            monkeypatch.setattr("sys.argv", target.command.split()[1:])
+            options = parse_arguments()
+            assert options.only
+
+
 def test_of_two_reports_the_first_that_has_a_figure_counts() -> None:
     first, second = (
         document(points=[point("a", "W1", 1, rate=1)]),
@@ -118,6 +127,9 @@ def test_the_report_of_2026_11_24_is_read_as_the_figures_before() -> None:
     before = judge([], [json.loads(path.read_text())])
     known = {one["what"]: one["before"] for one in before if one["before"] is not None}
     assert known["W2, 16 connections: requests/s"] == pytest.approx(1370, abs=1)
+    assert known["W1, 64 connections, arrays: requests/s against the bare echo"] == pytest.approx(
+        0.61, abs=0.01
+    )
     assert known["W1, 64 connections, requests: requests/s against the bare echo"] == pytest.approx(
         0.61, abs=0.01
     )
