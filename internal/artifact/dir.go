@@ -12,15 +12,20 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 )
 
 const (
 	prefix     = "sha256:"
 	tempPrefix = "upload-"
+	filePrefix = "sha256-"
 	// abandoned is the age from which an unfinished upload is somebody's crash
 	// and not somebody's work.
 	abandoned = 24 * time.Hour
+	// unused is how long an artifact stays that nobody holds: its deploy may be
+	// about to come.
+	unused = time.Hour
 )
 
 // Dir is a [Store] in a directory that only its owner can read: a pickle runs
@@ -28,6 +33,9 @@ const (
 type Dir struct {
 	path    string
 	maxSize int64
+
+	mu      sync.Mutex     // held while artifacts come and go
+	holders map[string]int // of files
 }
 
 // OpenDir makes the directory if it is missing and clears away uploads that a
@@ -49,12 +57,14 @@ func OpenDir(path string, maxSize int64) (*Dir, error) {
 	if maxSize <= 0 {
 		maxSize = math.MaxInt64 - 1
 	}
-	return &Dir{path: path, maxSize: maxSize}, nil
+	return &Dir{path: path, maxSize: maxSize, holders: make(map[string]int)}, nil
 }
 
 // Put implements [Store]. It does not wait for the disk: after a power failure
-// the client uploads again, which also mends a damaged artifact.
+// the client uploads again, which also mends a damaged artifact. It first makes
+// room of what nobody needs any more.
 func (d *Dir) Put(ctx context.Context, r io.Reader) (digest string, size int64, err error) {
+	d.sweep()
 	temp, err := os.CreateTemp(d.path, tempPrefix+"*") // with mode 0600
 	if err != nil {
 		return "", 0, fmt.Errorf("storing an artifact: %w", err)
@@ -73,29 +83,62 @@ func (d *Dir) Put(ctx context.Context, r io.Reader) (digest string, size int64, 
 		return "", 0, fmt.Errorf("%w: at most %d bytes are allowed", ErrTooLarge, d.maxSize)
 	}
 	digest = prefix + hex.EncodeToString(hash.Sum(nil))
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if err := os.Rename(temp.Name(), d.file(digest)); err != nil {
 		return "", 0, fmt.Errorf("storing an artifact: %w", err)
 	}
 	return digest, size, nil
 }
 
-// Path implements [Store].
-func (d *Dir) Path(_ context.Context, digest string) (string, error) {
+// Hold implements [Store].
+func (d *Dir) Hold(_ context.Context, digest string) (path string, release func(), err error) {
 	if err := check(digest); err != nil {
-		return "", err
+		return "", nil, err
 	}
-	path := d.file(digest)
+	path = d.file(digest)
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%w: %s", ErrNotFound, digest)
+		return "", nil, fmt.Errorf("%w: %s", ErrNotFound, digest)
 	} else if err != nil {
-		return "", fmt.Errorf("looking up an artifact: %w", err)
+		return "", nil, fmt.Errorf("looking up an artifact: %w", err)
 	}
-	return path, nil
+	d.holders[path]++
+	return path, func() { d.release(path) }, nil
+}
+
+func (d *Dir) release(path string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.holders[path]--; d.holders[path] == 0 {
+		delete(d.holders, path)
+		now := time.Now()
+		_ = os.Chtimes(path, now, now) // else it counts from when it was put, and goes sooner
+	}
+}
+
+// sweep removes the artifacts that nobody has held for a while.
+func (d *Dir) sweep() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	entries, err := os.ReadDir(d.path)
+	if err != nil {
+		return // whoever puts or holds something there is told
+	}
+	for _, entry := range entries {
+		path := filepath.Join(d.path, entry.Name())
+		info, err := entry.Info()
+		if err != nil || !strings.HasPrefix(entry.Name(), filePrefix) || d.holders[path] > 0 || time.Since(info.ModTime()) < unused {
+			continue
+		}
+		_ = os.Remove(path) // it only takes up room; the next Put tries again
+	}
 }
 
 // file names the file of a digest; a colon is no good in file names everywhere.
 func (d *Dir) file(digest string) string {
-	return filepath.Join(d.path, "sha256-"+strings.TrimPrefix(digest, prefix))
+	return filepath.Join(d.path, filePrefix+strings.TrimPrefix(digest, prefix))
 }
 
 // check refuses what is no digest, so that no digest leads out of the directory.

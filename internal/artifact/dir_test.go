@@ -39,10 +39,11 @@ func TestWhatWasPutIsFoundUnderItsDigest(t *testing.T) {
 	if err != nil || digest != helloDigest || size != 5 {
 		t.Fatalf("Put = %q, %d, %v", digest, size, err)
 	}
-	path, err := d.Path(t.Context(), digest)
+	path, release, err := d.Hold(t.Context(), digest)
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer release()
 	if content, err := os.ReadFile(path); err != nil || string(content) != "hello" {
 		t.Errorf("file holds %q, %v", content, err)
 	}
@@ -101,8 +102,8 @@ func TestPathRefusesWhatIsNotThere(t *testing.T) {
 		helloDigest, "", "sha256:", "sha256:../../../etc/passwd", strings.ToUpper(helloDigest),
 		strings.TrimPrefix(helloDigest, "sha256:"), helloDigest[:len(helloDigest)-2],
 	} {
-		if path, err := d.Path(t.Context(), digest); !errors.Is(err, artifact.ErrNotFound) {
-			t.Errorf("Path(%q) = %q, %v", digest, path, err)
+		if path, _, err := d.Hold(t.Context(), digest); !errors.Is(err, artifact.ErrNotFound) {
+			t.Errorf("Hold(%q) = %q, %v", digest, path, err)
 		}
 	}
 }
@@ -136,5 +137,54 @@ func TestOpenDirWhereAFileIs(t *testing.T) {
 	}
 	if _, err := artifact.OpenDir(path, 0); err == nil {
 		t.Error("OpenDir succeeded on a file")
+	}
+}
+
+func TestAnArtifactGoesWhenNobodyHasHeldItForAWhile(t *testing.T) {
+	d, _ := open(t, 0)
+	put := func(content string) string {
+		t.Helper()
+		digest, _, err := d.Put(t.Context(), strings.NewReader(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return digest
+	}
+	hold := func(digest string) (string, func()) {
+		t.Helper()
+		path, release, err := d.Hold(t.Context(), digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path, release
+	}
+	digest := put("a model")
+	path, first := hold(digest)
+	_, second := hold(digest)
+	age := func() {
+		t.Helper()
+		if err := os.Chtimes(path, time.Time{}, time.Now().Add(-24*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there := func() bool { _, err := os.Stat(path); return err == nil }
+
+	first()
+	age()
+	if put("another"); !there() {
+		t.Fatal("an artifact went that somebody holds")
+	}
+	second()
+	if put("another"); !there() {
+		t.Fatal("an artifact went that was held just now")
+	}
+	age()
+	put("a model") // anew
+	if put("another"); !there() {
+		t.Fatal("an artifact went that was put just now")
+	}
+	age()
+	if put("another"); there() {
+		t.Error("an artifact stays that nobody needs")
 	}
 }

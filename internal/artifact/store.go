@@ -7,13 +7,14 @@ import (
 )
 
 // Store keeps artifacts by the digest of their content, "sha256:" and 64
-// hexadecimal digits. Its methods may be called from any goroutine.
+// hexadecimal digits. What nobody holds is kept for a while, in which whoever
+// put it can use it, and may then be removed. Its methods may be called from any goroutine.
 type Store interface {
 	// Put reads an artifact to its end and keeps it whole, or not at all.
 	Put(ctx context.Context, r io.Reader) (digest string, size int64, err error)
-	// Path returns a local file with the artifact's content, which must not be
-	// changed, or [ErrNotFound].
-	Path(ctx context.Context, digest string) (string, error)
+	// Hold returns a local file with the artifact's content, which must not be
+	// changed and stays until release is called, once; or [ErrNotFound].
+	Hold(ctx context.Context, digest string) (path string, release func(), err error)
 }
 
 var (

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/shoalserve/shoal/internal/artifact"
@@ -122,29 +123,47 @@ func (f *Front) build(ctx context.Context, name string, spec python.Spec, config
 		return nil, serving.Errorf(serving.Unavailable, "this server runs no Python models")
 	}
 	if spec.Source.Digest != "" {
-		path, err := f.artifactPath(ctx, spec.Source)
-		if err != nil {
-			return nil, err
-		}
-		spec.Source.Path = path
-	} else if spec.Source.Kind == "pickle" {
+		return f.buildArtifact(ctx, name, spec, config)
+	}
+	if spec.Source.Kind == "pickle" {
 		return nil, serving.Errorf(serving.InvalidArgument, "a python source of kind \"pickle\" needs the digest of an artifact, and no path")
 	}
 	return f.opts.Deployer.Backend(ctx, name, spec, config)
 }
 
-func (f *Front) artifactPath(ctx context.Context, source python.Source) (string, error) {
-	if source.Kind != "pickle" || source.Path != "" {
-		return "", serving.Errorf(serving.InvalidArgument, "a digest belongs to a python source of kind \"pickle\" without a path")
+// buildArtifact starts a backend of an artifact, which it holds as long as it
+// lives: replicas that are restarted read it again.
+func (f *Front) buildArtifact(ctx context.Context, name string, spec python.Spec, config serving.Config) (serving.Backend, error) {
+	if spec.Source.Kind != "pickle" || spec.Source.Path != "" {
+		return nil, serving.Errorf(serving.InvalidArgument, "a digest belongs to a python source of kind \"pickle\" without a path")
 	}
 	if f.opts.Artifacts == nil {
-		return "", serving.Errorf(serving.Unavailable, "this server keeps no artifacts")
+		return nil, serving.Errorf(serving.Unavailable, "this server keeps no artifacts")
 	}
-	path, err := f.opts.Artifacts.Path(ctx, source.Digest)
+	path, release, err := f.opts.Artifacts.Hold(ctx, spec.Source.Digest)
 	if err != nil {
-		return "", artifactError(err)
+		return nil, artifactError(err)
 	}
-	return path, nil
+	spec.Source.Path = path
+	backend, err := f.opts.Deployer.Backend(ctx, name, spec, config)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return &holding{backend, sync.OnceFunc(release)}, nil
+}
+
+// holding is a backend that holds an artifact. Backends are told apart by
+// identity, so that it is used by its address.
+type holding struct {
+	serving.Backend
+	release func()
+}
+
+// Close implements [serving.Backend].
+func (h *holding) Close(ctx context.Context) error {
+	defer h.release()
+	return h.Backend.Close(ctx)
 }
 
 func (f *Front) listBackends(w http.ResponseWriter, r *http.Request) error {

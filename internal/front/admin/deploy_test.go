@@ -3,9 +3,15 @@ package admin
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/shoalserve/shoal/internal/artifact"
 	"github.com/shoalserve/shoal/internal/runtime/python"
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -86,5 +92,51 @@ func TestTwoDeploysOfOneNameEndInOneOfThemWhole(t *testing.T) {
 	wantCode(t, second, serving.AlreadyExists)
 	if len(d.started) != 0 {
 		t.Error("the second deploy was started although the name was taken")
+	}
+}
+
+func TestABackendHoldsItsArtifactAsLongAsItLives(t *testing.T) {
+	dir := t.TempDir()
+	store, err := artifact.OpenDir(dir, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := newSlowDeployer()
+	close(d.let)
+	s := serve(t, Options{Deployer: d, Artifacts: store})
+	put := func(content string) Artifact {
+		t.Helper()
+		a, err := s.client.Upload(t.Context(), strings.NewReader(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	model := put("a model")
+	files, err := filepath.Glob(filepath.Join(dir, "sha256-*"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	goes := func() bool { // once it is old and another artifact comes
+		t.Helper()
+		if err := os.Chtimes(files[0], time.Time{}, time.Now().Add(-24*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		put("another")
+		_, err := os.Stat(files[0])
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	spec := BackendSpec{Spec: python.Spec{Source: python.Source{Kind: "pickle", Digest: model.Digest}}}
+	if _, err := s.client.Deploy(t.Context(), "m", spec, false); err != nil {
+		t.Fatal(err)
+	}
+	if goes() {
+		t.Fatal("the artifact of a running backend is gone")
+	}
+	if err := s.client.DeleteBackend(t.Context(), "m"); err != nil {
+		t.Fatal(err)
+	}
+	if !goes() {
+		t.Error("the artifact of a backend that is gone stays")
 	}
 }
