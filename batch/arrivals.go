@@ -183,23 +183,51 @@ func (a *arrivals) hazards(d int64) float64 {
 	return a.total[j] + a.hazard[j]*float64(d-ageStart(j))
 }
 
-// returns is the number of callers of group g expected back between now and
-// now + d, and the number of those that are still missing then but may return
-// within the horizon.
-func (a *arrivals) returns(g Group, d, horizon int64) (back, later float64) {
+// missing is the number of callers of group g that were answered and are not back.
+func (a *arrivals) missing(g Group) (n float64) {
+	for i := range a.batches {
+		if a.batches[i].group == g {
+			n += a.batches[i].missing
+		}
+	}
+	return n
+}
+
+// expected is the outlook on the returns of a group from now on.
+type expected struct {
+	arrivals *arrivals
+	batches  [maxAnswered]expectedBatch
+	n        int
+	all      float64 // who will be back within the horizon
+}
+
+type expectedBatch struct {
+	missing float64
+	age     int64   // since it was answered
+	have    float64 // hazards up to that age
+}
+
+// expect returns the outlook for callers of group g, up to a horizon from now.
+func (a *arrivals) expect(g Group, horizon int64) (e expected) {
 	if a.stale {
 		a.fit()
 	}
+	e.arrivals = a
 	for i := range a.batches {
-		b := &a.batches[i]
-		if b.group != g {
-			continue
+		if b := &a.batches[i]; b.group == g {
+			e.batches[e.n] = expectedBatch{b.missing, a.now - b.at, a.hazards(a.now - b.at)}
+			e.n++
 		}
-		have := a.hazards(a.now - b.at)
-		by := 1 - math.Exp(have-a.hazards(a.now+d-b.at))
-		end := 1 - math.Exp(have-a.hazards(a.now+horizon-b.at))
-		back += b.missing * by
-		later += b.missing * max(0, end-by)
 	}
-	return back, later
+	e.all = e.within(horizon)
+	return e
+}
+
+// within is the number of callers expected back within d.
+func (e *expected) within(d int64) (back float64) {
+	for i := range e.n {
+		b := &e.batches[i]
+		back += b.missing * (1 - math.Exp(b.have-e.arrivals.hazards(b.age+d)))
+	}
+	return back
 }

@@ -36,10 +36,11 @@ type learned struct {
 type hold struct {
 	on         bool
 	since      int64
-	until      int64 // when it is to end
-	latest     int64 // when it must
-	seen       int64 // when it was last looked at
-	first, now int   // queries that waited at its beginning, and at the last look
+	until      int64   // when it is to end
+	latest     int64   // when it must
+	seen       int64   // when it was last looked at
+	missing    float64 // callers to come when the plan was made
+	first, now int     // queries that waited at its beginning, and at the last look
 	waited     float64
 	saves      float64 // W at its beginning
 
@@ -60,8 +61,10 @@ const (
 	// promising is what a hold must be expected to save to be worth a trial, as a
 	// fraction of the service time of those who wait.
 	promising = 0.1
-	// lookahead is the number of durations tried for a hold.
-	lookahead = 17
+	// lookahead is the number of durations tried for a hold, each longer than the
+	// one before by the factor longer, from a 64th of what is allowed.
+	lookahead = 9
+	longer    = 1.68
 )
 
 func (l *learned) at(now time.Time) int64 {
@@ -82,7 +85,7 @@ func (l *learned) Arrived(now time.Time, g Group) {
 func (l *learned) Answered(now time.Time, a Answered) {
 	if l.service.mean >= minService {
 		l.coming.answered(l.at(now), a.Group, a.Queries, int64(4*l.service.mean))
-		l.trial.answered(a)
+		l.trial.answered(a, l.service.at(a.Cost))
 	}
 }
 
@@ -103,6 +106,15 @@ func (l *learned) Hold(now time.Time, w Waiting) time.Time {
 	case h.on:
 		latest = h.latest
 	}
+	if h.on && t < h.until && h.until <= latest {
+		// As long as more than half of those whom the plan was made for are
+		// missing, an arrival changes little.
+		l.coming.advance(t)
+		if missing := l.coming.missing(w.Group); missing > 2 && missing > h.missing/2 {
+			h.look(t, w.Queries)
+			return l.begin.Add(time.Duration(h.until))
+		}
+	}
 	until, saves := l.plan(t, latest, w)
 	if until = min(until, latest); until <= t {
 		return now
@@ -122,6 +134,7 @@ func (l *learned) Hold(now time.Time, w Waiting) time.Time {
 	if h.until < until || h.until-until > (until-t)/2 {
 		h.until = until
 	}
+	h.missing = l.coming.missing(w.Group)
 	return l.begin.Add(time.Duration(h.until))
 }
 
@@ -155,11 +168,13 @@ func (l *learned) plan(t, latest int64, w Waiting) (until int64, saves float64) 
 		unseen = l.coming.background()
 
 		own, a, last float64
-		tau          = float64(latest-t) / 256
+		tau          = float64(latest-t) / 64
+		returns      = l.coming.expect(w.Group, int64(turn))
 	)
 	until = t
 	for range lookahead {
-		back, later := l.coming.returns(w.Group, int64(tau), int64(turn))
+		back := returns.within(int64(tau))
+		later := max(0, returns.all-back)
 		others := unseen * tau
 		before := a
 		a = min(back+others, room)
@@ -179,11 +194,11 @@ func (l *learned) plan(t, latest int64, w Waiting) (until int64, saves float64) 
 				saves, until = net, t+int64(tau)
 			}
 		}
-		if a >= room {
+		if a >= room || k*tau > (returns.all+unseen*turn)*turn { // longer holds only cost more
 			break
 		}
 		last = tau
-		tau *= math.Sqrt2
+		tau *= longer
 	}
 	return until, saves
 }

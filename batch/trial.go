@@ -17,11 +17,13 @@ type trial struct {
 	left    int  // batches until this state ends; when watching, until a trial may begin
 	now     felt // in this epoch
 	at      felt // in the latest epoch that left at once
+	odd     int  // batches that still do not count, after a pause of the machine
 	pairs   float64
 	sum     float64 // of what epochs that held were better, less than 0, or worse, relatively
 	squares float64
-	spell   int // batches for which holds were in force last time
-	pause   int // batches for which they were not
+	last    float64 // the mean with which holds were last found good; 0 if they were not
+	spell   int     // batches for which holds were in force last time
+	pause   int     // batches for which they were not
 }
 
 // trialState moves from watching to trying when holds are wanted, from there
@@ -44,15 +46,20 @@ func (f felt) rms() float64  { return math.Sqrt(f.squares / f.queries) }
 const (
 	firstSpell, longestSpell = 512, 1 << 15
 	firstPause, longestPause = 256, 1 << 14
-	mostPairs                = 5
+	mostPairs                = 5.0
 	worthwhile               = -0.05 // holds that gain less are not worth their slow ones
 )
 
-// answered books a batch and moves on at the end of an epoch.
-func (t *trial) answered(a Answered) {
+// answered books a batch and moves on at the end of an epoch. The time expected of
+// the batch tells a pause of the machine, which says nothing about holds: such a
+// batch does not count, nor do those whose queries waited for it.
+func (t *trial) answered(a Answered, expected float64) {
 	t.batches++
 	t.left--
-	if t.batches > 1+a.Slots {
+	if t.odd--; float64(a.Took) > 2*expected {
+		t.odd = a.Slots + 1
+	}
+	if t.batches > 1+a.Slots && t.odd <= 0 {
 		n := float64(a.Queries)
 		took := float64(a.Took)
 		t.now.queries += n
@@ -86,9 +93,13 @@ func (t *trial) answered(a Answered) {
 	t.judge()
 }
 
-// compare begins a trial.
+// compare begins a trial. Where holds were good before, that counts as much as
+// two pairs.
 func (t *trial) compare() {
 	t.state, t.pairs, t.sum, t.squares = trying, 0, 0, 0
+	if t.last < 0 {
+		t.pairs, t.sum, t.squares = 2, 2*t.last, 2*t.last*t.last
+	}
 }
 
 func (t *trial) epoch(hold bool) {
@@ -102,16 +113,21 @@ func (t *trial) judge() {
 	t.sum += d
 	t.squares += d * d
 	mean := t.sum / t.pairs
+	most := mostPairs
+	if t.last < 0 {
+		most += 2
+	}
 	off := 0.25 // how far the mean of one pair can be off; of more, twice its standard error
 	if t.pairs > 1 {
 		off = 2 * math.Sqrt(max(0.0001, t.squares/t.pairs-mean*mean)/(t.pairs-1))
 	}
 	switch {
 	case mean < worthwhile && mean+off < 0:
+		t.last = mean
 		t.spell = min(max(firstSpell, 2*t.spell), longestSpell)
 		t.state, t.left, t.pause = holding, t.spell, 0
 		t.epoch(true)
-	case mean-off > worthwhile || t.pairs >= mostPairs:
+	case mean-off > worthwhile || t.pairs >= most:
 		t.stop()
 	default:
 		t.epoch(false)
@@ -121,6 +137,10 @@ func (t *trial) judge() {
 // stop ends holds for a while.
 func (t *trial) stop() {
 	t.pause = min(max(firstPause, 2*t.pause), longestPause)
+	if t.last < 0 {
+		t.pause = firstPause / 4
+	}
+	t.last = 0
 	t.state, t.left, t.spell = watching, t.pause, 0
 	t.epoch(false)
 }

@@ -28,9 +28,13 @@ type Result struct {
 	Rate           float64 // answers a second
 	Mean, P50, P99 time.Duration
 	Refused        int
+	Unanswered     int     // neither answered nor refused at the end: they wait or are being computed
 	Late           float64 // the share of answers later than the objective
 	MeanBatch      float64
 	Reasons        map[string]uint64 // batches by why they left, warm-up included
+	// LongestHold is the longest time for which a replica was free while queries
+	// waited, and LongestBatch the longest that a batch took, warm-up included.
+	LongestHold, LongestBatch time.Duration
 }
 
 type (
@@ -45,8 +49,15 @@ type World struct {
 	batcher *batcher
 	warm    time.Time
 
+	waiting, free int
+	holdSince     time.Time // when a replica got free, or a query came, that had to wait; zero for none
+	longestHold   time.Duration
+	longestBatch  time.Duration
+
 	latencies []time.Duration
 	refused   int
+	asked     int
+	answered  int
 	queries   int
 	batches   int
 }
@@ -74,10 +85,17 @@ func Run(s Scenario, p Policy) Result {
 		}
 	}
 	w.batcher = batch.New(opts)
+	w.free = max(1, s.Replicas) * max(1, s.Slots)
 	for i := range max(1, s.Replicas) {
 		service := rand.New(rand.NewPCG(s.Seed, uint64(100+i)))
 		w.batcher.Attach(s.Slots, func(b *batch.Batch[struct{}, struct{}]) {
-			clock.AfterFunc(s.Service(len(b.Queries), service), b.Complete)
+			w.moved(-len(b.Queries), -1)
+			took := s.Service(len(b.Queries), service)
+			w.longestBatch = max(w.longestBatch, took)
+			clock.AfterFunc(took, func() {
+				w.moved(0, 1)
+				b.Complete()
+			})
 		})
 	}
 	for i, l := range s.Loads {
@@ -98,7 +116,9 @@ type Source struct {
 func (w *World) Ask(done func()) {
 	arrived := w.Clock.Now()
 	q := &query{Origin: batch.Web}
+	w.asked++
 	q.Done = func(*query) {
+		w.answered++
 		if now := w.Clock.Now(); now.After(w.warm) {
 			w.latencies = append(w.latencies, now.Sub(arrived))
 		}
@@ -106,7 +126,9 @@ func (w *World) Ask(done func()) {
 			done()
 		}
 	}
+	w.moved(1, 0)
 	if w.batcher.Submit(q) != nil {
+		w.moved(-1, 0)
 		w.refused++
 		if done != nil {
 			w.Clock.AfterFunc(time.Millisecond, done)
@@ -114,8 +136,23 @@ func (w *World) Ask(done func()) {
 	}
 }
 
+// moved books that queries came or left and that slots got free or busy.
+func (w *World) moved(queries, slots int) {
+	w.waiting += queries
+	w.free += slots
+	now := w.Clock.now
+	if w.waiting == 0 || w.free == 0 {
+		if !w.holdSince.IsZero() {
+			w.longestHold = max(w.longestHold, now.Sub(w.holdSince))
+		}
+		w.holdSince = time.Time{}
+	} else if w.holdSince.IsZero() {
+		w.holdSince = now
+	}
+}
+
 func (w *World) result(s Scenario) Result {
-	r := Result{Refused: w.refused, Reasons: map[string]uint64{}}
+	r := Result{Refused: w.refused, Unanswered: w.asked - w.answered - w.refused, Reasons: map[string]uint64{}, LongestHold: w.longestHold, LongestBatch: w.longestBatch}
 	stats := w.batcher.Stats()
 	for _, reason := range batch.Reasons() {
 		if n := stats.Reasons[reason]; n > 0 {

@@ -31,3 +31,14 @@ func Jitter(s Service, deviation float64) Service {
 		return time.Duration(float64(s(n, r)) * factor)
 	}
 }
+
+// Pauses lets every so many batches, on the mean, take d longer.
+func Pauses(s Service, every int, d time.Duration) Service {
+	return func(n int, r *rand.Rand) time.Duration {
+		took := s(n, r)
+		if r.IntN(every) == 0 {
+			took += d
+		}
+		return took
+	}
+}
