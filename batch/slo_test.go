@@ -50,7 +50,7 @@ func TestLatencySLOCutsABatchToWhatMeetsIt(t *testing.T) {
 }
 
 func TestLatencySLOEndsAHoldEarly(t *testing.T) {
-	s := newTaught(t, batch.Limits{LatencySLO: 50 * time.Millisecond})
+	s := newTaught(t, batch.Limits{LatencySLO: 50 * time.Millisecond, LeaveAtOnce: true})
 	l := s.Limits()
 	l.BatchWaitTimeout = 40 * time.Millisecond
 	s.Update(l)

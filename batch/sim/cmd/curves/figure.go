@@ -72,9 +72,9 @@ func (f figure) svg() []byte {
 // in different ways.
 func stroke(i int, p panel) string {
 	if i == len(p.lines)-1 {
-		return fmt.Sprintf(`stroke="%s" stroke-width="2"`, colours[len(colours)-1])
+		return fmt.Sprintf(`stroke=%q stroke-width="2"`, colours[len(colours)-1])
 	}
-	return fmt.Sprintf(`stroke="%s" stroke-width="%d" stroke-dasharray="%s"`, colours[i], 4-i/2, dashes[i])
+	return fmt.Sprintf(`stroke=%q stroke-width="%d" stroke-dasharray=%q`, colours[i], 4-i/2, dashes[i])
 }
 
 func (p panel) draw(b *bytes.Buffer) {
