@@ -74,6 +74,12 @@ def backend(client: serve.Client, name: str) -> dict[str, Any]:
     return found
 
 
+def unanswered(client: serve.Client, name: str) -> int:
+    """Queries of a backend that wait, were sent ahead to a busy replica, or are computed."""
+    found = backend(client, name)
+    return int(found["queued"]) + int(found["running"])
+
+
 def sizes(client: serve.Client, name: str) -> dict[int, int]:
     """Batches of a backend by their size."""
     return {int(size): count for size, count in backend(client, name)["stats"]["batch_sizes"].items()}

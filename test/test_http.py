@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import ask, backend, deploy, sizes, until
+from harness import ask, backend, deploy, sizes, unanswered, until
 from models import Gate, Journal
 
 import shoal
@@ -93,7 +93,7 @@ def test_answers_say_how_long_they_took_and_in_how_large_a_batch(
         first = pool.submit(ask, client, "/model")
         until(journal.entries, "the first query to be computed")
         rest = [pool.submit(ask, client, "/model") for _ in range(5)]
-        until(lambda: backend(client, "model")["queued"] == 5, "five queries to wait")
+        until(lambda: unanswered(client, "model") == 6, "five queries to wait")
     assert 'desc="size=1 reason=free' in first.result().headers["Server-Timing"]
     timings = [query.result().headers["Server-Timing"] for query in rest]
     assert all("queue;dur=" in timing and "compute;dur=" in timing for timing in timings)
@@ -114,16 +114,12 @@ def test_one_connection_of_http2_carries_queries_that_are_batched(
 
     deploy(client, "model", model, max_batch_size=16)
 
-    def waiting() -> int:
-        queued: int = backend(client, "model")["queued"]
-        return queued
-
     async def ask_all() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=1)
         async with httpx.AsyncClient(http1=False, http2=True, limits=limits, timeout=30) as http:
             url = f"http://{client.http_address}/model"
             queries = [asyncio.ensure_future(http.get(url, params={"number": n})) for n in range(33)]
-            while await asyncio.to_thread(waiting) < 32:
+            while await asyncio.to_thread(unanswered, client, "model") < 33:
                 assert not any(query.done() for query in queries)
             opened.close()
             return await asyncio.gather(*queries)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from harness import Keeper, Load, alive, ask, backend, deploy, until
+from harness import Keeper, Load, alive, ask, backend, deploy, unanswered, until
 from models import Gate, Journal
 
 import shoal
@@ -190,7 +190,7 @@ def test_a_killed_worker_fails_the_batch_that_it_computed_and_nothing_else(
         first = handle.remote(number=0)
         until(journal.entries, "the first query to be computed")
         waiting = [handle.remote(number=n) for n in range(1, 10)]
-        until(lambda: backend(client, "gated")["queued"] == 9, "nine queries to wait")
+        until(lambda: unanswered(client, "gated") == 10, "nine queries to wait")
         os.kill(victim, signal.SIGKILL)
         with pytest.raises(shoal.WorkerDied):
             first.result(30)
