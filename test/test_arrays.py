@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pytest
 from harness import ask, deploy, problem
 
+import shoal
 from shoal import serve
 
 NPY = "application/x-npy"
@@ -192,3 +193,21 @@ def test_an_answer_that_is_not_a_number_is_an_error_for_json_alone(client: serve
     assert "NaN" in problem(ask(client, "/root?x=-4"), 500, "Internal")["detail"]
     response = ask(client, "/root?x=-4", headers={"Accept": NPY})
     assert np.isnan(np.load(io.BytesIO(response.content)))
+
+
+def test_padding_that_cannot_be_is_told_at_once(client: serve.Client) -> None:
+    @serve.accept_batch(arrays={"x": serve.Array("uint8", pad="longest", pad_value=256)})
+    def model(x: Array) -> Array:
+        return x
+
+    with pytest.raises(shoal.LoadFailed, match="256 is not a value of dtype uint8"):
+        client.create_backend("model", model)
+
+
+def test_padding_may_be_nan(client: serve.Client) -> None:
+    @serve.accept_batch(arrays={"x": serve.Array("float32", pad=[4], pad_value=float("nan"))})
+    def model(x: Array) -> Array:
+        return np.isnan(x)
+
+    deploy(client, "model", model)
+    assert ask(client, "/model", "POST", data="[1, 2]").json() == [False, False, True, True]

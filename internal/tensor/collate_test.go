@@ -64,7 +64,7 @@ func anyInput(t *rapid.T) Input {
 		in.Pad = &Pad{Buckets: []int{2, 4}}
 	}
 	if in.Pad != nil {
-		in.PadValue = rapid.SampledFrom([]float64{0, 1, 100}).Draw(t, "value")
+		in.PadValue = rapid.SampledFrom([]PadValue{0, 1, 100}).Draw(t, "value")
 		in.Mask, in.Lengths = rapid.Bool().Draw(t, "mask"), rapid.Bool().Draw(t, "lengths")
 	}
 	return in
@@ -156,7 +156,7 @@ func expect(want map[string]any, in Input, item, got any) {
 	whole, mask := slices.Clone(list), []any{}
 	for i := range padded {
 		if mask = append(mask, i < len(list)); i >= len(list) {
-			whole = append(whole, fill(list[0], in.PadValue))
+			whole = append(whole, fill(list[0], float64(in.PadValue)))
 		}
 	}
 	want[in.Name] = whole

@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"math"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 )
@@ -35,11 +36,38 @@ type Input struct {
 	// Pad tells how items of different lengths share a batch; nil: they do not.
 	Pad *Pad `json:"pad,omitempty"`
 	// PadValue fills what is added; 0 is false for bool.
-	PadValue float64 `json:"pad_value,omitempty"`
+	PadValue PadValue `json:"pad_value,omitempty"`
 	// Mask asks for an array NAME_mask: bool [batch, padded], true where the item is.
 	Mask bool `json:"mask,omitempty"`
 	// Lengths asks for an array NAME_lengths: int64 [batch].
 	Lengths bool `json:"lengths,omitempty"`
+}
+
+// PadValue is a number. Its JSON is one, or a text for what is none in JSON: "nan",
+// "inf", "-inf".
+type PadValue float64
+
+// MarshalJSON implements [json.Marshaler].
+func (v PadValue) MarshalJSON() ([]byte, error) {
+	if f := float64(v); math.IsNaN(f) || math.IsInf(f, 0) {
+		return json.Marshal(strconv.FormatFloat(f, 'g', -1, 64))
+	}
+	return json.Marshal(float64(v))
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (v *PadValue) UnmarshalJSON(raw []byte) error {
+	var f float64
+	var text string
+	err := json.Unmarshal(raw, &f)
+	if json.Unmarshal(raw, &text) == nil && text != "" {
+		f, err = strconv.ParseFloat(text, 64)
+	}
+	if err != nil {
+		return fmt.Errorf("pad_value: %w", err)
+	}
+	*v = PadValue(f)
+	return nil
 }
 
 // Pad says to which length the first axis of items is padded. Its JSON is
@@ -92,17 +120,19 @@ func NewSignature(method string, inputs []Input) (*Signature, error) {
 		return nil, errors.New("a model that takes arrays needs at least one parameter")
 	}
 	required := 0
+	var taken []string
 	for i, in := range inputs {
 		if err := in.check(); err != nil {
 			return nil, fmt.Errorf("input %q: %w", in.Name, err)
 		}
 		for _, name := range in.blockNames() {
-			if slices.Contains(s.names, name) {
+			if slices.Contains(taken, name) {
 				return nil, fmt.Errorf("input %q: the name %q is taken", in.Name, name)
 			}
+			taken = append(taken, name)
 		}
 		s.names = append(s.names, in.Name)
-		if s.pads[i] = newPadBytes(in.PadValue); !in.Optional {
+		if s.pads[i] = newPadBytes(float64(in.PadValue)); !in.Optional {
 			required++
 			s.sole = i
 		}
@@ -163,7 +193,7 @@ func (in *Input) checkPad() error {
 	if in.Shape != nil && (len(in.Shape) == 0 || in.Shape[0] != Any) {
 		return fmt.Errorf("shape %v: a padded input's first size must be open (%d)", in.Shape, Any)
 	}
-	return checkPadValue(in.PadValue, in.Dtype)
+	return checkPadValue(float64(in.PadValue), in.Dtype)
 }
 
 // checkPadValue refuses a value that the dtype cannot hold. Without a dtype it must

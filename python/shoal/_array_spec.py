@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -117,7 +118,9 @@ class Input:
             given["shape"] = [-1 if size is None else size for size in array.shape]
         if array.pad is not None:
             given["pad"] = array.pad
-            given["pad_value"] = array.pad_value
+            given["pad_value"] = (
+                array.pad_value if math.isfinite(array.pad_value) else str(float(array.pad_value))
+            )
         for flag in ("optional", "mask", "lengths"):
             if getattr(self, flag):
                 given[flag] = True
