@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import sys
 import weakref
 from collections import deque
 from typing import Any
@@ -82,8 +81,13 @@ class Keeper:
 
     def settle(self, region: Region) -> bytes:
         """What is to be sent before the answer: a KEEP frame, or nothing."""
-        root, region.root = region.root, None
-        if root is None or sys.getrefcount(root) <= 2:  # ours, and the call's own
+        if region.root is None:
+            return b""
+        # Nobody but the model can hold it now. Counts of references would depend on Python's version.
+        ask = weakref.ref(region.root)
+        region.root = None
+        root = ask()
+        if root is None:
             return b""
         batch_id = region.id
         self._kept[batch_id] = weakref.ref(root, lambda _: self._free.append(batch_id))
