@@ -77,9 +77,10 @@ type Options[In, Out any] struct {
 // Batcher owns a queue and hands batches to the replicas attached to it.
 // Its methods may be called from any goroutine.
 type Batcher[In, Out any] struct {
-	opts  Options[In, Out]
-	calls sync.Pool                      // of *call[In, Out], see Do
-	spare atomic.Pointer[Batch[In, Out]] // see reuse
+	opts     Options[In, Out]
+	arrivals atomic.Pointer[call[In, Out]]  // the newest, see arrive
+	calls    sync.Pool                      // of *call[In, Out], see Do
+	spare    atomic.Pointer[Batch[In, Out]] // see reuse
 
 	mu       sync.Mutex
 	limits   Limits

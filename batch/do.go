@@ -1,11 +1,16 @@
 package batch
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // call is a query with a place to wait for its answer. Calls are reused.
 type call[In, Out any] struct {
 	query Query[In, Out]
 	done  chan struct{}
+	key   string
+	next  *call[In, Out] // that arrived before it, see arrive
 }
 
 func newCall[In, Out any]() *call[In, Out] {
@@ -26,7 +31,7 @@ func (b *Batcher[In, Out]) Do(ctx context.Context, in In) (Out, error) {
 func (b *Batcher[In, Out]) DoTrip(ctx context.Context, in In) (Out, Trip, error) {
 	c := b.calls.Get().(*call[In, Out])
 	c.query.Context, c.query.In, c.query.Origin = ctx, in, API
-	if err := b.Submit(&c.query); err != nil {
+	if err := b.arrive(c); err != nil {
 		return b.forget(c, err)
 	}
 	if ended := ctx.Done(); ended == nil {
@@ -46,6 +51,85 @@ func (b *Batcher[In, Out]) DoTrip(ctx context.Context, in In) (Out, Trip, error)
 	out, trip, err := c.query.Out, c.query.Trip, c.query.Err
 	b.recycle(c)
 	return out, trip, err
+}
+
+// arrive is Submit for a call, whose caller waits and so may be told later that
+// it was refused. It keeps callers off the lock: they put their calls on a list,
+// and the one that finds the list empty takes in all that are on it once it has
+// the lock. Many callers then cost the lock one of them at a time, and their
+// queries are in the queue together.
+func (b *Batcher[In, Out]) arrive(c *call[In, Out]) (err error) {
+	q := &c.query
+	if b.opts.Split != nil {
+		return b.Submit(q) // its callback might end the goroutine, and others would wait for it
+	}
+	if q.dead() {
+		return b.refuse(left(b.opts.Name, q))
+	}
+	if c.key, err = b.measure(q); err != nil {
+		return b.refuse(err)
+	}
+	q.Trip, q.Err, q.split = Trip{}, nil, nil
+	before := b.arrivals.Load()
+	for c.next = before; !b.arrivals.CompareAndSwap(before, c); c.next = before {
+		before = b.arrivals.Load()
+	}
+	if before == nil {
+		b.takeIn()
+	}
+	return nil
+}
+
+// takeIn admits the calls that have arrived, in their order.
+func (b *Batcher[In, Out]) takeIn() {
+	now := b.opts.Clock.Now()
+	var work work[In, Out]
+	var refused *call[In, Out]
+	b.mu.Lock()
+	c := reversed(b.arrivals.Swap(nil))
+	if c.next == nil {
+		if grown := b.admitCall(c, now, &refused); grown != nil {
+			b.dispatchArrival(grown, now, &work)
+		}
+	} else {
+		for c != nil {
+			following := c.next
+			c.next = nil
+			b.admitCall(c, now, &refused)
+			c = following
+		}
+		b.dispatch(now, &work)
+	}
+	b.mu.Unlock()
+	b.do(&work)
+	for refused != nil {
+		c := refused
+		refused, c.next = c.next, nil
+		c.done <- struct{}{}
+	}
+}
+
+// admitCall admits a call's query, or puts the call on a list of those that
+// were refused. mu is held.
+func (b *Batcher[In, Out]) admitCall(c *call[In, Out], now time.Time, refused **call[In, Out]) *group[In, Out] {
+	grown, err := b.admit(&c.query, c.key, now)
+	if err != nil {
+		b.stats.Refused++
+		c.query.Err = err
+		c.next, *refused = *refused, c
+		return nil
+	}
+	return grown
+}
+
+// reversed turns a list of calls round.
+func reversed[In, Out any](newest *call[In, Out]) (oldest *call[In, Out]) {
+	for newest != nil {
+		following := newest.next
+		newest.next, oldest = oldest, newest
+		newest = following
+	}
+	return oldest
 }
 
 func (b *Batcher[In, Out]) forget(c *call[In, Out], err error) (Out, Trip, error) {
