@@ -58,13 +58,12 @@ func (a *App) ReplaceBackend(ctx context.Context, name string, model Model, conf
 }
 
 func (a *App) deploy(ctx context.Context, name string, model Model, config Config, replace bool) error {
-	deps := serving.Deps{Observer: a.metrics.Observer(name), Logger: a.log}
 	_, err := a.registry.Deploy(ctx, name, replace, func(ctx context.Context) (serving.Backend, error) {
 		internal, err := config.internal()
 		if err != nil {
 			return nil, err
 		}
-		return model.start(ctx, name, internal, deps)
+		return model.start(ctx, name, internal, serving.Deps{Observer: a.metrics.Observer(name), Logger: a.log})
 	})
 	return err
 }
