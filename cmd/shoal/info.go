@@ -35,7 +35,7 @@ with the line "# yaml-language-server: $schema=shoal.schema.json".
 		RunE: func(c *cobra.Command, given []string) error {
 			file, err := config.Load(given[0])
 			wrong, understood := errors.AsType[config.Errors](err)
-			if err != nil && !(understood && t.json) {
+			if err != nil && (!understood || !t.json) {
 				return err
 			}
 			if t.json {
