@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ask, backend, deploy, problem, until
+from harness import ask, backend, deploy, problem, unanswered, until
 from models import Gate, Journal
 
 import shoal
@@ -49,7 +49,7 @@ def behind_gate(
         rest = []
         for n in numbers:  # one after the other, so that they wait in this order
             rest.append(pool.submit(ask, client, f"/adder?number={n}"))
-            until(lambda: backend(client, "adder")["queued"] == len(rest), "the query to wait")
+            until(lambda: unanswered(client, "adder") == 1 + len(rest), "the query to wait")
     assert first.result().text == "1"
     return [query.result() for query in rest]
 
@@ -205,7 +205,7 @@ def test_a_model_error_is_raised_in_python_as_itself_with_its_traceback(
         first = handle.remote(number=0)
         until(journal.entries, "the first query to be computed")
         refs = [handle.remote(number=n) for n in (20, 13, 21, 22, 23)]
-        until(lambda: backend(client, "adder")["queued"] == 5, "five queries to wait")
+        until(lambda: unanswered(client, "adder") == 6, "five queries to wait")
     assert first.result(30) == 1
     for ref in refs[:3]:
         with pytest.raises(ValueError, match="13 is bad luck") as caught:

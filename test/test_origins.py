@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from harness import Keeper, Load, backend, deploy, until
+from harness import Keeper, Load, deploy, unanswered, until
 from models import Gate, Journal
 
 import shoal
@@ -71,11 +71,11 @@ def test_neither_origin_waits_for_ever_behind_the_other(
         refs = [handle.remote(number=0)]
         until(journal.entries, "the first query to be computed")
         refs += [handle.remote(number=n) for n in range(4)]
-        until(lambda: backend(client, "model")["queued"] == 4, "four queries to wait")
+        until(lambda: unanswered(client, "model") == 5, "four queries to wait")
         web = pool.submit(keeper.get, "/model")
-        until(lambda: backend(client, "model")["queued"] == 5, "a query over HTTP to wait")
+        until(lambda: unanswered(client, "model") == 6, "a query over HTTP to wait")
         refs += [handle.remote(number=n) for n in range(20)]
-        until(lambda: backend(client, "model")["queued"] == 25, "all queries to wait")
+        until(lambda: unanswered(client, "model") == 26, "all queries to wait")
     assert web.result() == (200, b"true")
     assert shoal.get(refs, timeout=30) == [False] * len(refs)
     # One query alone, the four that were there first, the one over HTTP, and only then the twenty.
