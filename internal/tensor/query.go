@@ -1,6 +1,7 @@
 package tensor
 
 import (
+	"errors"
 	"net/url"
 	"strings"
 	"unsafe"
@@ -38,10 +39,14 @@ func (d *decoder) argument(name, text string) error {
 	if len(text) > 0 && text[0] > ' ' && !strings.ContainsRune("-[{0123456789tf", rune(text[0])) {
 		return d.errorf(0, "%q is not a JSON number, boolean or list", shortened(text))
 	}
-	if err := d.value(); err != nil {
-		return err
+	err := d.value()
+	if err == nil {
+		err = d.rest()
 	}
-	return d.rest()
+	if bad, ok := errors.AsType[*InputError](err); ok {
+		bad.Input = name // the text is of this input alone, also where it is not JSON
+	}
+	return err
 }
 
 func unescape(s string) (string, error) {
