@@ -131,7 +131,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--limit", type=between(1, 240), default=60, help="minutes after which nothing more is started")
     add("--smoke", action="store_true", help="one round of 1 s a point, to see that everything works")
     add("--no-echo", action="store_true", help="leave out the bare net/http echo")
-    add("--go-benchtime", default="300ms", help="time for each of Go's benchmarks")
+    add("--go-benchtime", default="200ms", help="time for each of Go's benchmarks, each round")
     add("--before", type=Path, nargs="*", default=BEFORE, help=argparse.SUPPRESS)
     add("--out", type=Path, default=BENCH / "results", help=argparse.SUPPRESS)
     add("--no-write", action="store_true", help="print the report, write no files")

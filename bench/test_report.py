@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from harness.gobench import parse_benchmarks
+from harness.gobench import medians, parse_benchmarks
 from harness.load import Sample
 from harness.measure import Plan, Results, Start
 from harness.paths import Paths
@@ -181,3 +181,13 @@ ok  	github.com/shoalserve/shoal/batch	4.2s
     one, two = parse_benchmarks(output)
     assert (one.name, one.ns, one.allocs, one.bytes, one.metrics) == ("Do1Caller", 5400, 3, 120, {})
     assert (two.name, two.ns, two.metrics) == ("Submit64Callers", 350.5, {"queries/batch": 31.9})
+
+
+def test_go_benchmarks_of_several_rounds_become_one() -> None:
+    output = "".join(
+        f"BenchmarkA-2 100 {ns} ns/op {10 * ns} queries/s 8 B/op {allocs} allocs/op\nBenchmarkB-2 100 5 ns/op\n"
+        for ns, allocs in ((30, 1), (10, 0), (20, 1))
+    )
+    one, two = medians(parse_benchmarks(output))
+    assert (one.name, one.ns, one.allocs, one.metrics) == ("A", 20, 1, {"queries/s": 200})
+    assert (two.name, two.ns) == ("B", 5)

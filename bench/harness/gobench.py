@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median, median_high
 
 from .environments import SetupError, python_of, run_quietly
 
@@ -35,16 +37,16 @@ class GoPackage:
         """Whether the package has benchmarks in a tree."""
         return any("func Benchmark" in path.read_text() for path in (root / self.folder).glob("*_test.go"))
 
-    def command(self, benchtime: str) -> list[str]:
+    def command(self, benchtime: str, rounds: int) -> list[str]:
         """The command that runs them."""
-        argv = ["go", "test", "-run", "^$", "-bench", self.pattern, "-benchmem", "-benchtime", benchtime]
-        return [*argv, self.folder]
+        argv = ["go", "test", "-run", "^$", "-bench", self.pattern, "-benchmem"]
+        return [*argv, "-benchtime", benchtime, "-count", str(rounds), self.folder]
 
 
 GO_PACKAGES = (
     GoPackage("./batch"),
     GoPackage(".", "Handle"),
-    GoPackage("./internal/tensor"),
+    GoPackage("./internal/tensor", "DecodeScalar|Binary|Collate"),
     GoPackage("./internal/runtime/python"),
 )
 
@@ -54,14 +56,31 @@ def with_python() -> dict[str, str]:
     return {"PATH": f"{python_of('shoal').parent}:{os.environ['PATH']}"}
 
 
-def run_go_benchmarks(package: GoPackage, benchtime: str) -> list[GoBenchmark]:
-    """Run a package's benchmarks. Raises SetupError when they fail."""
+def run_go_benchmarks(package: GoPackage, benchtime: str, rounds: int) -> list[GoBenchmark]:
+    """Run a package's benchmarks; medians over the rounds. Raises SetupError when they fail."""
     what = f"the benchmarks of {package.folder}"
-    output = run_quietly(package.command(benchtime), what, env=with_python(), seconds=600)
+    output = run_quietly(package.command(benchtime, rounds), what, env=with_python(), seconds=600)
     found = parse_benchmarks(output, package.folder)
     if not found:
         raise SetupError(f"the benchmarks of {package.folder} gave no figures")
-    return found
+    return medians(found)
+
+
+def medians(found: Iterable[GoBenchmark]) -> list[GoBenchmark]:
+    """One for each name: of several runs the medians."""
+    runs: dict[str, list[GoBenchmark]] = {}
+    for one in found:
+        runs.setdefault(one.name, []).append(one)
+    return [
+        replace(
+            some[0],
+            ns=median(one.ns for one in some),
+            allocs=int(median_high(one.allocs for one in some)),
+            bytes=int(median_high(one.bytes for one in some)),
+            metrics={unit: median(one.metrics.get(unit, 0.0) for one in some) for unit in some[0].metrics},
+        )
+        for some in runs.values()
+    ]
 
 
 def parse_benchmarks(output: str, package: str = "./batch") -> list[GoBenchmark]:

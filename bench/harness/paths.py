@@ -65,7 +65,7 @@ def go_handles(paths: Paths, effort: Effort, _: Path) -> None:
     """Go's benchmarks, package by package."""
     for package in GO_PACKAGES:
         if package.exists_in(TREE):
-            paths.go += run_go_benchmarks(package, effort.go_benchtime)
+            paths.go += run_go_benchmarks(package, effort.go_benchtime, effort.rounds)
 
 
 def python_handle(paths: Paths, effort: Effort, scratch: Path) -> None:
