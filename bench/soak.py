@@ -239,6 +239,12 @@ def judge_all(samples: Sequence[Sample]) -> dict[str, Verdict]:
     return verdicts
 
 
+def quarters(values: Sequence[float]) -> list[float]:
+    """The median of each quarter of the samples."""
+    n = len(values)
+    return [statistics.median(values[i * n // 4 : (i + 1) * n // 4]) for i in range(4)]
+
+
 def soak(seconds: float, leak: int) -> dict[str, Any]:
     """Load, sample, judge."""
     client = serve.start()
@@ -268,6 +274,10 @@ def soak(seconds: float, leak: int) -> dict[str, Any]:
         "wrong": load.wrong + over_http["wrong"],
         "samples": len(samples),
         "flat": {name: verdict.flat for name, verdict in verdicts.items()},
+        "quarters": {
+            name.replace("_", " "): quarters([getattr(s, name) for s in samples])
+            for name in Sample._fields[1:]
+        },
         "figures": {name: verdict._asdict() for name, verdict in verdicts.items()},
     }
 
@@ -292,7 +302,8 @@ def report(result: dict[str, Any]) -> None:
         verdict = "flat" if result["flat"][name] else "GROWS"
         print(
             f"{name:14} {verdict:5}  median {text(figure['median'])}, growth over the second half "
-            f"{text(figure['growth'])}, allowed {text(figure['allowed'])}"
+            f"{text(figure['growth'])}, allowed {text(figure['allowed'])}; "
+            f"medians of the quarters {', '.join(map(text, result['quarters'][name]))}"
         )
 
 

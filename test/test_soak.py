@@ -14,7 +14,7 @@ from harness import ROOT, run
 SCRIPT = ROOT / "bench" / "soak.py"
 
 
-def soak(*arguments: str) -> tuple[int, dict[str, Any]]:
+def soak(*arguments: str) -> tuple[int | None, dict[str, Any]]:
     done = run([sys.executable, SCRIPT, "--json", *arguments], patience=120)
     assert done.output.startswith("{"), done.said
     return done.status, json.loads(done.output)
