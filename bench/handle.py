@@ -135,7 +135,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Measure and print. Returns the exit status: 1 when an answer was wrong."""
     options = arguments()
-    client = serve.start()
+    client = serve.start(http_port=0)
     try:
         runs = measure_all(client, options)
     except WrongAnswer as exc:

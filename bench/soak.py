@@ -247,7 +247,7 @@ def quarters(values: Sequence[float]) -> list[float]:
 
 def soak(seconds: float, leak: int) -> dict[str, Any]:
     """Load, sample, judge."""
-    client = serve.start()
+    client = serve.start(http_port=0)
     try:
         client.create_backend("adder", Adder, leak, config={"max_batch_size": 32})
         client.create_endpoint("adder", backend="adder", route="/adder")
