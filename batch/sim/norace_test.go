@@ -2,4 +2,7 @@
 
 package sim_test
 
-const everyNth = 1
+const (
+	everyNth = 1 // of the grid's scenarios
+	checks   = "100"
+)

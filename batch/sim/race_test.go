@@ -2,6 +2,9 @@
 
 package sim_test
 
-// everyNth thins the grid out where the race detector makes it slow; it finds
-// nothing in one goroutine.
-const everyNth = 16
+// The race detector makes simulations slow, and finds nothing in one goroutine:
+// a sample is enough.
+const (
+	everyNth = 40
+	checks   = "20"
+)
