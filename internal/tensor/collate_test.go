@@ -235,6 +235,9 @@ func TestPadding(t *testing.T) {
 	}
 }
 
+// ones is a list of n integers.
+func ones(n int) string { return "[1" + strings.Repeat(",1", n-1) + "]" }
+
 func TestRowsThatDoNotShareABatch(t *testing.T) {
 	padded := signature(t, Input{Name: "x", Pad: &Pad{Buckets: []int{2, 4}}})
 	plain := signature(t, Input{Name: "x"}, Input{Name: "y", Optional: true})
@@ -257,6 +260,10 @@ func TestRowsThatDoNotShareABatch(t *testing.T) {
 		{longest, `[1]`, `[1,2,3]`, true},
 		{longest, `[[1]]`, `[[1,2]]`, false},
 		{longest, `[1]`, `[1.5]`, false},
+		{longest, ones(largeItem/8 - 1), `[1]`, true},
+		{longest, ones(largeItem / 8), `[1]`, false},
+		{longest, ones(largeItem / 8), ones(largeItem/8 + 1), true},
+		{longest, ones(largeItem / 8), ones(largeItem / 4), false},
 	} {
 		a, err := test.s.DecodeRequest("", "/", []byte(test.a))
 		if err != nil {
@@ -278,7 +285,7 @@ func TestRowsThatDoNotShareABatch(t *testing.T) {
 func TestShapesWithoutEnd(t *testing.T) {
 	s := signature(t, Input{Name: "x"})
 	for n := 1; n <= maxLayouts+10; n++ {
-		row, err := s.DecodeRequest("", "/", []byte("[1"+strings.Repeat(",1", n-1)+"]"))
+		row, err := s.DecodeRequest("", "/", []byte(ones(n)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math/bits"
 	"strconv"
 )
 
@@ -58,7 +59,7 @@ func (s *Signature) place(r *Row) {
 }
 
 // appendShape appends what tells layouts apart: for each input its datatype and,
-// unless it is missing, its padded shape.
+// unless it is missing, its padded shape; see [Pad.class].
 func (s *Signature) appendShape(key []byte, r *Row) []byte {
 	for i := range r.values {
 		v := &r.values[i]
@@ -69,7 +70,7 @@ func (s *Signature) appendShape(key []byte, r *Row) []byte {
 		key = append(key, byte(v.ndim))
 		for axis, n := range v.dims() {
 			if pad := s.inputs[i].Pad; pad != nil && axis == 0 {
-				n = pad.length(n)
+				n = pad.class(n, len(v.data))
 			}
 			key = binary.AppendUvarint(key, uint64(n))
 		}
@@ -86,6 +87,19 @@ func (p *Pad) length(n int) int {
 		}
 	}
 	return 0
+}
+
+// largeItem is the size in bytes from which an item that is padded to the longest
+// of its batch meets only items of about its length: it would make every small one
+// as large as itself, and a batch of them larger than a frame.
+const largeItem = 64 << 10
+
+// class tells apart the lengths that do not share a batch.
+func (p *Pad) class(n, bytes int) int {
+	if padded := p.length(n); padded != 0 || bytes < largeItem {
+		return padded
+	}
+	return bits.Len(uint(n)) // no other is twice as long
 }
 
 func (s *Signature) newLayout(r *Row, shape []byte) *layout {

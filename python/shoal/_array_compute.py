@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,8 @@ def compute_columns(target: Target, plan: Plan, batch: Batch) -> Reply:
         answers = _Answers(target, batch)
         for group in _groups(target, plan, batch):
             enter(False, len(group[0]))
-            answers.add(group, plan.call(*_requests(plan, batch, group), **group[1]))
+            with answers.failing(group):
+                answers.add(group, plan.call(*_requests(plan, batch, group), **group[1]))
         return encode_result(batch, answers.in_order())
     except BaseException as exc:
         return encode_error(batch, exc)
@@ -55,7 +57,8 @@ async def compute_columns_async(target: Target, plan: Plan, batch: Batch) -> Rep
         answers = _Answers(target, batch)
         for group in _groups(target, plan, batch):
             enter(False, len(group[0]))
-            answers.add(group, await plan.call(*_requests(plan, batch, group), **group[1]))
+            with answers.failing(group):
+                answers.add(group, await plan.call(*_requests(plan, batch, group), **group[1]))
         return encode_result(batch, answers.in_order())
     except BaseException as exc:
         return encode_error(batch, exc)
@@ -136,6 +139,16 @@ class _Answers:
         self._batch = batch
         self._answers: Sequence[Any] | None = None
         self._placed: list[Any] = []
+
+    @contextmanager
+    def failing(self, group: Group) -> Iterator[None]:
+        """What a call raises is the error of its own queries, where the batch has others."""
+        try:
+            yield
+        except Exception as exc:
+            if len(group[0]) == self._batch.size:
+                raise
+            self._placed += [(i, exc) for i in group[0]]
 
     def add(self, group: Group, result: Any) -> None:
         """Take what one call returned."""

@@ -18,6 +18,10 @@ from ._batch import Batch
 AnyArray: TypeAlias = npt.NDArray[Any]
 Group: TypeAlias = "tuple[list[int], dict[str, AnyArray]]"
 
+_LARGE = 64 << 10
+"""From this many bytes on an item that is padded to the longest meets only items of about its length, as in
+the server: it would make every small one as large as itself."""
+
 
 def stack(signature: Signature, label: str, batch: Batch) -> list[Group]:
     """The calls that a batch of a handle's queries takes: which queries, and the arrays of their arguments.
@@ -163,7 +167,12 @@ def _cast(array: AnyArray, dtype: np.dtype[Any]) -> AnyArray:
 def _shape_key(signature: Signature, name: str, item: AnyArray) -> tuple[int, ...]:
     """What of an item's shape must agree within a call."""
     pad = next(i.array.pad for i in signature.inputs if i.name == name)
-    return item.shape if pad is None else (_padded_length(pad, len(item)), *item.shape[1:])
+    if pad is None:
+        whole: tuple[int, ...] = item.shape
+        return whole
+    if pad == "longest" and item.nbytes >= _LARGE:
+        return (len(item).bit_length(), *item.shape[1:])  # no other is twice as long
+    return (_padded_length(pad, len(item)), *item.shape[1:])
 
 
 def _padded_length(pad: Any, length: int) -> int:

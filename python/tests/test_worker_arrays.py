@@ -408,6 +408,36 @@ def test_wrong_counts_of_a_part_of_a_batch_hit_that_part(worker):
     ]
 
 
+def test_an_error_of_a_part_of_a_batch_hits_that_part(worker):
+    @serve.accept_batch(arrays=True)
+    def model(x):
+        if x.dtype == "int64":
+            raise ValueError("no integers")
+        return x
+
+    @serve.accept_batch(arrays=True)
+    async def later(x):
+        return model(x)
+
+    for function in (model, later):
+        answers = worker(function, max_batch_size=8).api({"x": 1}, {"x": 1.5}, {"x": 2})
+        assert answers[1] == 1.5
+        for i in (0, 2):
+            assert isinstance(answers[i], RemoteError)
+            assert "no integers" in str(answers[i])
+
+
+def test_a_large_item_of_a_handle_does_not_lengthen_small_ones(worker):
+    @serve.accept_batch(arrays={"x": serve.Array("int8", pad="longest")})
+    def model(x):
+        return [x.shape[1]] * len(x)
+
+    large = 64 << 10
+    items = [np.ones(n, np.int8) for n in (1, large, 3, large + 5, 2 * large)]
+    answers = worker(model, max_batch_size=8).api(*({"x": item} for item in items))
+    assert answers == [3, large + 5, 3, large + 5, 2 * large]
+
+
 # Shared memory
 
 SIZE = 1 << 20
