@@ -66,7 +66,7 @@ class Handle:
         Unavailable when the client is shut down; everything else is raised by the ref.
         """
         payload, buffers = dumps_call(data, kwargs)
-        if buffers:
+        if buffers or len(payload) > _link.MOST:  # which bytes and texts, that are no buffers, may be too
             return self._remote_with(payload, buffers)
         return self._connect().submit(self._common, payload)
 

@@ -266,7 +266,7 @@ class Link:
 
     def _take_answers(self, frame: bytearray) -> None:
         count = U32.unpack_from(frame, 1)[0] if len(frame) > 5 else 0
-        if not 0 < count <= len(frame) // 13:
+        if not 0 < count <= (len(frame) - 5) // 13:
             raise ProtocolError(f"an ANSWER frame of {len(frame)} bytes with {count} answers")
         each = _answer_each(count)
         fields = each.unpack_from(frame)

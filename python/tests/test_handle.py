@@ -155,7 +155,16 @@ def test_a_lost_connection_resolves_everything_and_the_next_query_reconnects(han
     assert handle.remote().result(20) == 1
 
 
-@pytest.mark.parametrize("junk", [struct.pack("<I", 0), b"\xff\xff\xff\xffx", struct.pack("<IB", 1, 99)])
+@pytest.mark.parametrize(
+    "junk",
+    [
+        struct.pack("<I", 0),
+        b"\xff\xff\xff\xffx",
+        struct.pack("<IB", 1, 99),
+        struct.pack("<IBI8x", 13, 17, 1),  # an answer that is cut short
+        struct.pack("<IBI12x", 17, 17, 1),
+    ],
+)
 def test_a_server_that_breaks_the_protocol_is_lost(handle, link_server, junk):
     link_server.answer = lambda query: link_server.WITHHELD
     ref = handle.remote()
@@ -163,6 +172,18 @@ def test_a_server_that_breaks_the_protocol_is_lost(handle, link_server, junk):
     link_server.links[-1].sendall(junk)
     with pytest.raises(shoal.Unavailable):
         ref.result(20)
+
+
+@pytest.mark.parametrize("data", [b"x" * 5000, np.zeros(5000, np.int8)], ids=["bytes", "buffer"])
+def test_a_query_too_large_for_a_frame_fails_alone(handle, link_server, monkeypatch, data):
+    monkeypatch.setattr(_link, "MOST", 4500)
+    link_server.answer = lambda query: 1
+    before, large = handle.remote(number=1), handle.remote(data)
+    with pytest.raises(shoal.TooLarge, match="at most 4500"):
+        large.result(20)
+    assert before.result(20) == 1
+    assert link_server.queries.get(timeout=20).kwargs == {"number": 1}
+    assert link_server.queries.empty()
 
 
 def test_goodbye_answers_what_was_accepted_and_refuses_the_rest(handle, link_server):
