@@ -18,6 +18,7 @@ from ._batch import Batch
 AnyArray: TypeAlias = npt.NDArray[Any]
 Group: TypeAlias = "tuple[list[int], dict[str, AnyArray]]"
 
+_KINDS: dict[type, str] = {int: "i", float: "f", bool: "b"}
 _LARGE = 64 << 10
 """From this many bytes on an item that is padded to the longest meets only items of about its length, as in
 the server: it would make every small one as large as itself."""
@@ -88,9 +89,9 @@ def _stack_column(spec: Input, column: list[Any]) -> AnyArray | None:
     kind = kinds.pop()
     if kinds or spec.array.pad is not None:
         return None
-    if kind in (int, float, bool):
+    if kind in _KINDS:
         array = np.array(column)
-        if array.dtype.kind not in "ifb":  # integers beyond int64
+        if array.dtype.kind != _KINDS[kind]:  # one beyond int64, which may have made all of them floats
             return None
     elif issubclass(kind, np.ndarray):
         first = column[0]

@@ -427,6 +427,15 @@ def test_an_error_of_a_part_of_a_batch_hits_that_part(worker):
             assert "no integers" in str(answers[i])
 
 
+def test_an_integer_beyond_int64_leaves_the_others_integers(worker):
+    @serve.accept_batch(arrays=True)
+    def model(x):
+        return [f"{x.dtype} {n}" for n in x]
+
+    answers = worker(model, max_batch_size=8).api({"x": -1}, {"x": 2**63 + 1}, {"x": 2**53 + 1})
+    assert answers == ["int64 -1", f"uint64 {2**63 + 1}", f"int64 {2**53 + 1}"]
+
+
 def test_a_large_item_of_a_handle_does_not_lengthen_small_ones(worker):
     @serve.accept_batch(arrays={"x": serve.Array("int8", pad="longest")})
     def model(x):
