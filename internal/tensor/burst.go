@@ -6,9 +6,9 @@ import (
 )
 
 // burst reads what most lists consist of, short numbers with a comma right after
-// them and at most one space behind that, in one tight loop. It stops before whatever is not like that, at the
-// beginning of an element, and leaves it to the general way, which gives the same
-// values; so it may be as narrow as it likes.
+// them and at most one space behind that, in one tight loop. It stops before
+// whatever is not like that, at the beginning of an element, and leaves it to the
+// general way, which gives the same values; so it may be as narrow as it likes.
 func (l *list) burst() {
 	if l.depth == 0 || l.depth != l.leaf || l.kind == 0 || l.kind == Bool || l.kind == Float16 || l.beyond > 0 {
 		return
