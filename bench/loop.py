@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
-import models  # noqa: E402
+import models
 
 BATCH = 32
 ROUNDS = 5
