@@ -108,7 +108,11 @@ func (b *Batcher[In, Out]) waits(g *group[In, Out], now time.Time) Waiting {
 func (b *Batcher[In, Out]) nextFree(now time.Time) (next time.Time) {
 	for _, r := range b.replicas {
 		for _, batch := range r.batches[:min(r.slots, len(r.batches))] {
-			if at := batch.started.Add(b.service.expect(len(batch.Queries))); next.IsZero() || at.Before(next) {
+			cost := 0
+			for _, q := range batch.Queries {
+				cost += q.cost
+			}
+			if at := batch.started.Add(b.service.expect(cost)); next.IsZero() || at.Before(next) {
 				next = at
 			}
 		}
