@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -145,9 +146,14 @@ func (l *loop) run() error {
 
 func (l *loop) close() error {
 	for _, c := range l.conns {
-		if c != nil {
-			l.end(c)
+		if c == nil {
+			continue
 		}
+		// Whoever answers writes to the descriptor, which may be another's once it is closed.
+		for c.phase == asking && !c.flight.hasLanded() && !c.flight.abandon() {
+			runtime.Gosched() // it lands just now
+		}
+		l.end(c)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
