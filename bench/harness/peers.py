@@ -219,7 +219,7 @@ SHOAL_ARRAYS = replace(
     title="Shoal, arrays",
     settings="default settings; the model takes arrays (`arrays=`)",
     start=shoal("shoal_arrays.py"),
-    workloads=("W1", "tensors"),
+    workloads=("W1", "W2", "tensors"),
 )
 
 SHOAL_ALONE = replace(

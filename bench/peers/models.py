@@ -73,13 +73,19 @@ def add_one_to_rows(xs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return xs + 1
 
 
+def sleep_for_rows(xs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """W2, on an array of the batch."""
+    time.sleep(SLEEP_SECONDS)
+    return xs + 1
+
+
 def sum_rows(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The sum of each tensor, on an array of the batch."""
     return rows.sum(axis=1).astype(int)
 
 
 # The models for servers that put the array together themselves.
-ROW_MODELS: dict[str, Model] = {"adder": add_one_to_rows, "total": sum_rows}
+ROW_MODELS: dict[str, Model] = {"adder": add_one_to_rows, "sleeper": sleep_for_rows, "total": sum_rows}
 
 MODELS: dict[str, Callable[[], Model]] = {
     "adder": lambda: add_one,

@@ -12,6 +12,7 @@ from shoal import serve
 # What a query's x is: a number of JSON, or the raw bytes of a tensor.
 INPUTS: dict[str, Any] = {
     "adder": serve.Array("int64", shape=[]),
+    "sleeper": serve.Array("int64", shape=[]),
     "total": serve.Array("float32", shape=[262_144]),
 }
 
