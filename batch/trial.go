@@ -48,6 +48,9 @@ const (
 	firstPause, longestPause = 256, 1 << 14
 	mostPairs                = 5.0
 	worthwhile               = -0.05 // holds that gain less are not worth their slow ones
+	// Each comparison costs the gain of some batches, so that what gained much is not
+	// put to the test again soon.
+	obvious, obviousSpell = -0.2, 4 * firstSpell
 )
 
 // answered books a batch and moves on at the end of an epoch. The time expected of
@@ -125,6 +128,9 @@ func (t *trial) judge() {
 	case mean < worthwhile && mean+off < 0:
 		t.last = mean
 		t.spell = min(max(firstSpell, 2*t.spell), longestSpell)
+		if mean+off < obvious {
+			t.spell = max(t.spell, obviousSpell)
+		}
 		t.state, t.left, t.pause = holding, t.spell, 0
 		t.epoch(true)
 	case mean-off > worthwhile || t.pairs >= most:
