@@ -94,6 +94,7 @@ type Batcher[In, Out any] struct {
 	held     *group[In, Out] // which the departure policy holds; nil for none
 	hurried  bool            // its hold ended because a deadline is near
 	draining bool
+	gaveUp   bool          // a drain had no more time: nothing waits any more
 	idle     chan struct{} // closed when draining and every answer is out
 	stats    Stats         // but for Sizes
 	sizes    []uint64      // batches by their number of queries
@@ -308,6 +309,7 @@ func (b *Batcher[In, Out]) Drain(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	b.mu.Lock()
+	b.gaveUp = true
 	stranded := b.running
 	var rest work[In, Out]
 	for q := b.waiting.oldest; q != nil; q = b.waiting.oldest {

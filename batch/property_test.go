@@ -20,6 +20,7 @@ type reference struct {
 	limits   batch.Limits
 	now      time.Time
 	draining bool
+	gaveUp   bool // a drain had no more time
 	waiting  []*ask
 	held     *ask    // one of the group for which the policy keeps a free replica waiting; nil for none
 	seats    []*seat // the attached replicas
@@ -148,6 +149,13 @@ func (r *reference) giveBack(s *seat, l *load) {
 	s.release(fmt.Sprint(ids(l.asks)), r.now)
 	r.stats.Returned++
 	r.stats.Running -= len(l.asks)
+	if r.gaveUp {
+		for _, q := range l.asks {
+			q.wants = append(q.wants, batch.ErrDraining)
+			r.stats.Dropped++
+		}
+		return
+	}
 	r.waiting = append(r.waiting, l.asks...)
 	slices.SortFunc(r.waiting, func(a, b *ask) int { return a.id - b.id })
 }
@@ -690,6 +698,7 @@ func (m *machine) endDrain() {
 	}
 	m.ref.waiting = nil
 	if !idle {
+		m.ref.gaveUp = true
 		m.giveUp()
 	}
 	if err := <-m.drained; (err == nil) != idle {

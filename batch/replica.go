@@ -120,7 +120,8 @@ func (b *Batch[In, Out]) tell() {
 }
 
 // Return gives a batch that its replica has not begun to compute back to the
-// queue, where its queries take their old places. Then it must not be completed.
+// queue, where its queries take their old places; after a Drain that had not
+// enough time they fail with ErrDraining. Then it must not be completed.
 func (b *Batch[In, Out]) Return() {
 	m := b.replica.batcher
 	now := m.opts.Clock.Now()
@@ -131,6 +132,9 @@ func (b *Batch[In, Out]) Return() {
 	m.running -= len(b.Queries)
 	for _, q := range b.Queries {
 		m.waiting.putBack(q)
+		if m.gaveUp {
+			m.drop(q, ErrDraining, &work)
+		}
 	}
 	m.dispatch(now, &work)
 	m.mu.Unlock()

@@ -19,7 +19,7 @@ type conn struct {
 	since int64 // when its request began to arrive
 
 	used    bool // it had a request before
-	posted  bool // its last one was a POST
+	breaks  int8 // line breaks, in bytes, that may come before the next one
 	left    bool // the other side has ended its half, or the connection is broken
 	drained bool // the last read left nothing behind
 	scanned int  // bytes of in that hold no end of a head
@@ -44,6 +44,25 @@ const (
 	lingering              // the answer was the last: what still comes is dropped
 	gone                   // closed, or handed over
 )
+
+// maxBreaks is how many bytes of line breaks net/http takes between a POST and the
+// next request, since old clients send some.
+const maxBreaks = 4
+
+// skipBreaks takes line breaks off the bytes that a request begins with, as far as
+// they are allowed.
+func (c *conn) skipBreaks(data []byte) []byte {
+	for ; c.breaks > 0 && len(data) > 0; c.breaks-- {
+		if !isBreak(data[0]) {
+			c.breaks = 0
+			break
+		}
+		data = data[1:]
+	}
+	return data
+}
+
+func isBreak(b byte) bool { return b == '\r' || b == '\n' }
 
 // send writes as much as the kernel takes and keeps the rest, in memory of its own.
 func (c *conn) send(head, body []byte) {

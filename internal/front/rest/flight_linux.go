@@ -37,6 +37,7 @@ type flight struct {
 	endpoint *serving.Endpoint // nil where no endpoint has the route
 	route    *telemetry.Route
 	began    time.Time     // when its head was there
+	asked    time.Time     // when its body was
 	timeout  time.Duration // that the client allows, 0 for no less than the backend
 	refusal  error         // why it is none of the endpoint's
 	length   int           // of the body
@@ -132,7 +133,7 @@ func (x *flight) submit() {
 	if limit := time.Duration(backend.Config().Timeout); timeout == 0 || timeout > limit {
 		timeout = limit
 	}
-	x.limit.Store(x.conn.loop.time(x.began.Add(timeout)))
+	x.limit.Store(x.conn.loop.time(x.asked.Add(timeout)))
 	if x.state.Load()&^again == abandoned {
 		x.call.Withdraw() // the loop could not, there was no backend yet
 	}

@@ -1,7 +1,6 @@
 package rest
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -298,9 +297,10 @@ func (l *loop) overdue(c *conn) {
 		l.limit(c, 100*time.Millisecond) // it is only being submitted, or lands just now
 		return
 	}
-	timeout := time.Duration(x.limit.Load() - l.time(x.began))
+	timeout := time.Duration(x.limit.Load() - l.time(x.asked))
 	err := serving.Errorf(serving.DeadlineExceeded, "backend %q gave no answer within %v", x.call.Backend.Name(), timeout)
 	l.answer(c, func(w http.ResponseWriter) int { return fail(w, x.kept.request.ID, err, false) })
+	l.post(c) // what came meanwhile made its event then
 }
 
 // hasLanded asks the flight to post its connection when it lands, and reports
@@ -338,6 +338,9 @@ func (l *loop) departed(c *conn) {
 	left, broken := c.hasLeft()
 	x := c.flight
 	if !left || !x.abandon() {
+		if x.hasLanded() {
+			l.post(c) // there may be no other event
+		}
 		return
 	}
 	if broken {
@@ -491,6 +494,15 @@ func (l *loop) take(c *conn, data []byte) {
 		c.in = append(c.in, data...)
 		data = c.in
 	}
+	if c.phase == resting {
+		if data = c.skipBreaks(data); len(data) == 0 {
+			return
+		}
+		if c.used && isBreak(data[0]) { // HTTP/2 must not hide behind it
+			l.refuse(c)
+			return
+		}
+	}
 	size, plain := headEnd(data, c.scanned)
 	switch {
 	case !plain, size > l.front.opts.MaxHeaderBytes, size == 0 && len(data) > l.front.opts.MaxHeaderBytes:
@@ -558,7 +570,9 @@ func (l *loop) prepare(c *conn) bool {
 		c.flight = newFlight(c)
 	}
 	c.flight.prepare(h, e, f.metrics.Get(name), l.now)
-	c.posted = h.method == http.MethodPost
+	if c.breaks = 0; h.method == http.MethodPost {
+		c.breaks = maxBreaks
+	}
 	return true
 }
 
@@ -567,6 +581,7 @@ func (l *loop) launch(c *conn, busy bool) {
 	x, e := c.flight, c.flight.endpoint
 	c.phase = asking
 	timeout := x.timeout
+	x.asked = l.now
 	x.start(busy)
 	limit := x.limit.Load()
 	if limit == 0 { // it is not taken yet, or was refused
@@ -592,10 +607,6 @@ func (l *loop) handOver(c *conn, read []byte) {
 	if c.used && maybeHTTP2(read) {
 		l.refuse(c)
 		return
-	}
-	if c.posted { // net/http takes line breaks between POST and the next request
-		first := read[:min(4, len(read))]
-		read = read[len(first)-len(bytes.TrimLeft(first, "\r\n")):]
 	}
 	before := append([]byte(nil), read...)
 	l.forget(c)

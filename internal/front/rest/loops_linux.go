@@ -24,6 +24,7 @@ type loops struct {
 	flights  sync.WaitGroup
 	closing  sync.Once
 	ended    chan struct{} // closed when all loops have ended
+	landed   chan struct{} // closed when the flights have, too
 }
 
 // loops returns the event-driven front for a listener, and what it hands over.
@@ -31,7 +32,7 @@ func (f *Front) loops(listener net.Listener) (plainServer, net.Listener, error) 
 	if _, ok := listener.(syscall.Conn); !ok {
 		return nil, nil, fmt.Errorf("a listener of type %T has no descriptor", listener)
 	}
-	s := &loops{front: f, listener: listener, handed: newHandover(listener.Addr()), ended: make(chan struct{})}
+	s := &loops{front: f, listener: listener, handed: newHandover(listener.Addr()), ended: make(chan struct{}), landed: make(chan struct{})}
 	for range loopCount() {
 		l, err := newLoop(f, s.handed, &s.flights)
 		if err != nil {
@@ -50,9 +51,11 @@ func (f *Front) loops(listener net.Listener) (plainServer, net.Listener, error) 
 			}
 		})
 	}
-	go func() { // ends with the loops
+	go func() { // ends with the loops and what they began
 		s.running.Wait()
 		close(s.ended)
+		s.flights.Wait()
+		close(s.landed)
 	}()
 	return s, s.handed, nil
 }
@@ -132,8 +135,7 @@ func (s *loops) drain() {
 // wait implements plainServer.
 func (s *loops) wait(ctx context.Context) error {
 	select {
-	case <-s.ended:
-		s.flights.Wait()
+	case <-s.landed:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -1,0 +1,39 @@
+package batch_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/shoalserve/shoal/batch"
+)
+
+// A worker that is stopped because a drain had no more time gives back what it
+// had not begun. Nobody is left to compute it.
+func TestWhatIsGivenBackAfterADrainThatEndedFails(t *testing.T) {
+	s := &scene{T: t, clock: newVirtualClock()}
+	s.Batcher = batch.New(options{Limits: batch.Limits{MaxBatchSize: 2}, Clock: s.clock})
+	s.replica = s.AttachAhead(1, 1, func(b *textBatch) { s.running = append(s.running, b) }, func(*textBatch) {})
+	begun := s.arrive("a")
+	ahead := s.arrive("b", "c")
+	check(t, "batches at the replica", len(s.running), 2)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Drain(ctx); err == nil {
+		t.Error("the drain says that all was answered")
+	}
+	detached := s.replica.Detach()
+	s.running[1].Return()
+	s.running = s.running[:1]
+	for _, o := range ahead {
+		if o.done != 1 || !errors.Is(o.Err, batch.ErrDraining) {
+			t.Errorf("%q was told %d times, %v", o.In, o.done, o.Err)
+		}
+	}
+	s.rest()
+	check(t, "the begun one", begun[0].Out, "A")
+	<-detached
+	check(t, "the next drain", s.Drain(t.Context()), nil)
+	stats := s.Stats()
+	check(t, "queries not accounted for", stats.Admitted-stats.Dropped-stats.Answered-stats.Failed, 0)
+}
