@@ -108,11 +108,7 @@ func (b *Batcher[In, Out]) waits(g *group[In, Out], now time.Time) Waiting {
 func (b *Batcher[In, Out]) nextFree(now time.Time) (next time.Time) {
 	for _, r := range b.replicas {
 		for _, batch := range r.batches[:min(r.slots, len(r.batches))] {
-			cost := 0
-			for _, q := range batch.Queries {
-				cost += q.cost
-			}
-			if at := batch.started.Add(b.service.expect(cost)); next.IsZero() || at.Before(next) {
+			if at := batch.started.Add(b.service.expect(batch.cost)); next.IsZero() || at.Before(next) {
 				next = at
 			}
 		}
@@ -171,9 +167,8 @@ func (b *Batcher[In, Out]) learn(batch *Batch[In, Out], now time.Time, failed bo
 	if !b.departs() && b.limits.LatencySLO <= 0 {
 		return
 	}
-	a := Answered{Group: batch.Queries[0].key, Queries: len(batch.Queries), Took: batch.Computed}
+	a := Answered{Group: batch.Queries[0].key, Queries: len(batch.Queries), Cost: batch.cost, Took: batch.Computed}
 	for _, q := range batch.Queries {
-		a.Cost += q.cost
 		waited := batch.started.Sub(q.arrived)
 		a.Waited += waited
 		d := float64(waited + batch.Computed)

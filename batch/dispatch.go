@@ -128,6 +128,9 @@ func (b *Batcher[In, Out]) book(batch *Batch[In, Out], now time.Time) {
 	}
 	b.running += len(batch.Queries)
 	b.batches++
+	for _, q := range batch.Queries {
+		batch.cost += q.cost
+	}
 	batch.ID, batch.Origin, batch.Left, batch.replica = b.batches, batch.Queries[0].Origin, now, r
 	r.accept(batch, now)
 }

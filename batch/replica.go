@@ -25,6 +25,7 @@ type Batch[In, Out any] struct {
 	Computed time.Duration
 
 	replica *Replica[In, Out]
+	cost    int       // of all members
 	started time.Time // when the replica had a slot for it; zero before
 	asked   bool      // the replica was asked to give it back
 }
