@@ -242,7 +242,7 @@ func TestAFileIsReadFromItsOwnDirectory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := file.Backends["a"].Spec.Source.Path; got != filepath.Join(dir, "lib/m.py") {
+	if got := file.Backends["a"].Spec.Source.Path; got != filepath.Join(dir, "lib", "m.py") {
 		t.Errorf("path is %s", got)
 	}
 	if _, err := Load(filepath.Join(dir, "absent.yaml")); !errors.Is(err, os.ErrNotExist) {

@@ -27,7 +27,7 @@ func (l *list) burst() {
 			break
 		}
 		text := body[pos:n.end]
-		if integers {
+		if integers { //nolint:gocritic // a break in a switch would leave the switch
 			i, _ := n.int64() // it is short
 			if least, most := intRange(l.kind); i < least || i > most {
 				break

@@ -176,14 +176,14 @@ func (p *padBytes) of(d Dtype) []byte { return p.elements[d] }
 // for which it did not, what is appended is not used.
 func appendElement(dst []byte, d Dtype, v float64) []byte {
 	var bits uint64
-	switch {
-	case d == Float16:
+	switch d {
+	case Float16:
 		bits = uint64(toFloat16(v))
-	case d == Float32:
+	case Float32:
 		bits = uint64(math.Float32bits(float32(v)))
-	case d == Float64:
+	case Float64:
 		bits = math.Float64bits(v)
-	case d == Uint64:
+	case Uint64:
 		bits = uint64(v)
 	default:
 		bits = uint64(int64(v))

@@ -161,7 +161,7 @@ func (d *decoder) end(offset int) error {
 	if v.ndim == 0 {
 		return d.errorf(offset, "a single value where the model takes a list")
 	}
-	if b := in.Pad.Buckets; b != nil && v.shape[0] > b[len(b)-1] {
+	if b := in.Pad.Buckets; len(b) > 0 && v.shape[0] > b[len(b)-1] {
 		return d.errorf(offset, "it has %d elements, the model takes at most %d", v.shape[0], b[len(b)-1])
 	}
 	return nil

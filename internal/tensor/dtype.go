@@ -49,7 +49,6 @@ func (d Dtype) String() string { return dtypeTable[d].name }
 func (d Dtype) Code() string { return dtypeTable[d].code }
 
 func (d Dtype) isFloat() bool    { return d >= Float16 && d <= Float64 }
-func (d Dtype) isSigned() bool   { return d >= Int8 && d <= Int64 }
 func (d Dtype) isUnsigned() bool { return d >= Uint8 && d <= Uint64 }
 
 // ParseDtype reads a name or a typestr. It takes '=' for '<', and '<' where the

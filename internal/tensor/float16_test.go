@@ -6,13 +6,14 @@ import (
 )
 
 func TestEveryFloat16ComesBack(t *testing.T) {
-	for h := range uint32(1 << 16) {
-		f := fromFloat16(uint16(h))
+	for n := range 1 << 16 {
+		h := uint16(n)
+		f := fromFloat16(h)
 		if math.IsNaN(f) {
 			if got := fromFloat16(toFloat16(f)); !math.IsNaN(got) {
 				t.Fatalf("%#x is NaN, and comes back as %v", h, got)
 			}
-		} else if got := toFloat16(f); got != uint16(h) {
+		} else if got := toFloat16(f); got != h {
 			t.Fatalf("%#x is %v, and comes back as %#x", h, f, got)
 		}
 	}

@@ -42,10 +42,10 @@ type list struct {
 
 // open enters a list.
 func (l *list) open() error {
-	switch {
-	case l.depth == l.leaf:
+	switch l.depth {
+	case l.leaf:
 		return l.fail("a list where the elements before it are single values; lists must be equally deep")
-	case l.depth == MaxDims:
+	case MaxDims:
 		return l.fail("lists in lists in more than %d levels", MaxDims)
 	}
 	l.pos++

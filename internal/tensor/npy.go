@@ -111,8 +111,9 @@ func parseNPYHeader(header string) (*npyHeader, error) {
 // parseTuple reads (), (2,) or (2, 3).
 func parseTuple(tuple string) ([]int, error) {
 	shape := []int{}
-	inner, ok := strings.CutPrefix(tuple, "(")
-	if inner, ok = strings.CutSuffix(inner, ")"); !ok {
+	inner, opens := strings.CutPrefix(tuple, "(")
+	inner, closes := strings.CutSuffix(inner, ")")
+	if !opens || !closes {
 		return nil, fmt.Errorf("it is no tuple")
 	}
 	if strings.TrimSpace(inner) == "" {

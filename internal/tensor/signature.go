@@ -190,7 +190,7 @@ func (in *Input) checkPad() error {
 	if in.Pad.Buckets != nil && len(in.Pad.Buckets) == 0 {
 		return errors.New("an empty list of buckets; give lengths, or \"longest\"")
 	}
-	if in.Shape != nil && (len(in.Shape) == 0 || in.Shape[0] != Any) {
+	if in.Shape != nil && !slices.Equal(in.Shape[:min(1, len(in.Shape))], []int{Any}) {
 		return fmt.Errorf("shape %v: a padded input's first size must be open (%d)", in.Shape, Any)
 	}
 	return checkPadValue(float64(in.PadValue), in.Dtype)
@@ -200,14 +200,14 @@ func (in *Input) checkPad() error {
 // be one that integers and floats have.
 func checkPadValue(v float64, d Dtype) error {
 	ok := true
-	switch {
-	case d == Bool:
+	switch d {
+	case Bool:
 		ok = v == 0 || v == 1
-	case d == Float16:
+	case Float16:
 		ok = math.IsNaN(v) || math.IsInf(v, 0) || math.Abs(v) < maxFloat16
-	case d == Float32:
+	case Float32:
 		ok = math.IsNaN(v) || math.IsInf(v, 0) || math.Abs(v) <= math.MaxFloat32
-	case d == Float64:
+	case Float64:
 	default:
 		lowest, highest := -0x1p53, 0x1p53
 		if d != 0 {

@@ -61,7 +61,7 @@ const (
 // request, anyone the context. It is not used again.
 type kept struct {
 	query
-	context departure
+	context presence
 }
 
 func newFlight(c *conn) *flight {
@@ -275,48 +275,48 @@ func (x *flight) finish(now time.Time) {
 
 func (x *flight) front() *Front { return x.conn.loop.front }
 
-// departure is the context of a query: it ends when the client has left, or has
+// presence is the context of a query: it ends when the client has left, or has
 // its answer. Most are never waited for, and have no channel then.
-type departure struct {
+type presence struct {
 	ended atomic.Bool
 	mu    sync.Mutex
 	done  chan struct{}
 }
 
-var _ context.Context = (*departure)(nil)
+var _ context.Context = (*presence)(nil)
 
 // Deadline implements context.Context.
-func (d *departure) Deadline() (time.Time, bool) { return time.Time{}, false }
+func (p *presence) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 // Done implements context.Context.
-func (d *departure) Done() <-chan struct{} {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.done == nil {
-		d.done = make(chan struct{})
-		if d.ended.Load() {
-			close(d.done)
+func (p *presence) Done() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.done == nil {
+		p.done = make(chan struct{})
+		if p.ended.Load() {
+			close(p.done)
 		}
 	}
-	return d.done
+	return p.done
 }
 
 // Err implements context.Context.
-func (d *departure) Err() error {
-	if d.ended.Load() {
+func (p *presence) Err() error {
+	if p.ended.Load() {
 		return context.Canceled
 	}
 	return nil
 }
 
 // Value implements context.Context.
-func (d *departure) Value(any) any { return nil }
+func (p *presence) Value(any) any { return nil }
 
-func (d *departure) end() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.ended.Swap(true) || d.done == nil {
+func (p *presence) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended.Swap(true) || p.done == nil {
 		return
 	}
-	close(d.done)
+	close(p.done)
 }
