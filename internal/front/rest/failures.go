@@ -38,15 +38,19 @@ func (f *failures) tell(id string, c *serving.Call) {
 		found, _ = f.backends.LoadOrStore(name, &backendFailures{sometimes: rate.Sometimes{First: firstFailures, Interval: failureInterval}})
 	}
 	b := found.(*backendFailures)
-	b.suppressed.Add(1)
+	told := false
 	b.sometimes.Do(func() {
+		told = true
 		args := []any{"request", id, "backend", name, "error", c.Err}
 		if model, ok := errors.AsType[*serving.ModelError](c.Err); ok && model.Traceback != "" {
 			args = append(args, "traceback", model.Traceback)
 		}
-		if n := b.suppressed.Swap(0) - 1; n > 0 { // all but this one
+		if n := b.suppressed.Swap(0); n > 0 {
 			args = append(args, "suppressed", n)
 		}
 		f.log.Warn("query failed", args...)
 	})
+	if !told {
+		b.suppressed.Add(1)
+	}
 }
