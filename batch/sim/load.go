@@ -38,6 +38,24 @@ func Sum(delays ...Delay) Delay {
 // thought for a while, and had its turn: one client after the other is served by
 // the front, each taking front's time, as over HTTP on few cores.
 func Closed(clients int, front time.Duration, think Delay) Load {
+	return loop(clients, Uniform(0, 20*time.Millisecond), front, think)
+}
+
+// Churn is clients as in Closed that come and go: each asks a number of queries with
+// the given mean, then stays away for a while.
+func Churn(clients int, queries float64, away Delay, front time.Duration, think Delay) Load {
+	return loop(clients, away, front, func(r *rand.Rand) time.Duration {
+		d := think(r)
+		if r.Float64()*queries < 1 {
+			d += away(r)
+		}
+		return d
+	})
+}
+
+// loop is clients that come after first, and again when they were answered, had
+// their turn at the front, and paused.
+func loop(clients int, first Delay, front time.Duration, pause Delay) Load {
 	return func(s *Source) {
 		var busy time.Time
 		var ask func()
@@ -48,11 +66,11 @@ func Closed(clients int, front time.Duration, think Delay) Load {
 					busy = now
 				}
 				busy = busy.Add(front)
-				s.Clock.AfterFunc(busy.Sub(now)+think(s.Rand), ask)
+				s.Clock.AfterFunc(busy.Sub(now)+pause(s.Rand), ask)
 			})
 		}
 		for range clients {
-			s.Clock.AfterFunc(Uniform(0, 20*time.Millisecond)(s.Rand), ask)
+			s.Clock.AfterFunc(first(s.Rand), ask)
 		}
 	}
 }
@@ -81,31 +99,5 @@ func Bursts(size int, spread time.Duration, every Delay) Load {
 			s.Clock.AfterFunc(every(s.Rand), next)
 		}
 		s.Clock.AfterFunc(every(s.Rand), next)
-	}
-}
-
-// Churn is clients as in Closed that come and go: each asks a number of queries with
-// the given mean, then stays away for a while.
-func Churn(clients int, queries float64, away Delay, front time.Duration, think Delay) Load {
-	return func(s *Source) {
-		var busy time.Time
-		var ask func()
-		ask = func() {
-			s.Ask(func() {
-				now := s.Clock.Now()
-				if busy.Before(now) {
-					busy = now
-				}
-				busy = busy.Add(front)
-				d := busy.Sub(now) + think(s.Rand)
-				if s.Rand.Float64()*queries < 1 {
-					d += away(s.Rand)
-				}
-				s.Clock.AfterFunc(d, ask)
-			})
-		}
-		for range clients {
-			s.Clock.AfterFunc(away(s.Rand), ask)
-		}
 	}
 }

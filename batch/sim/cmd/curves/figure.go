@@ -17,6 +17,7 @@ type figure struct {
 // panel is one plot: a line for each policy, over the places at.
 type panel struct {
 	title, x string
+	y        func(sim.Result) float64
 	limit    float64 // beyond which lines are cut off; 0 for none
 	at       []float64
 	lines    []line
@@ -27,10 +28,10 @@ type line struct {
 	y    []float64
 }
 
-func (p *panel) add(name string, results []sim.Result, y func(sim.Result) float64) {
+func (p *panel) add(name string, results []sim.Result) {
 	l := line{name: name}
 	for _, r := range results {
-		l.y = append(l.y, y(r))
+		l.y = append(l.y, p.y(r))
 	}
 	p.lines = append(p.lines, l)
 }
