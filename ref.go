@@ -114,10 +114,10 @@ func (r *Ref[Out]) Trip() Trip {
 
 // Trip is the story of an answered query.
 type Trip struct {
-	Queued    time.Duration // from its arrival until its batch left the queue
+	Queued    time.Duration // from its arrival until a replica could begin its batch
 	Computed  time.Duration // from then until the batch was answered
 	BatchSize int           // queries in the batch; 0 if the query never ran
-	Reason    string        // why the batch left: free, full, timeout, deadline, key, cost or drain
+	Reason    string        // why the batch left: free, full, hold, slo, timeout, deadline, key, cost or drain
 }
 
 // finish sets the answer. It is called once.

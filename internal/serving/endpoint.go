@@ -305,6 +305,17 @@ var knownMethods = []string{
 	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions,
 }
 
+// KnownMethod returns the HTTP method that a request begins with, if it is one of
+// those that a route may take, else "".
+func KnownMethod(method []byte) string {
+	for _, known := range knownMethods {
+		if string(method) == known {
+			return known
+		}
+	}
+	return ""
+}
+
 // Check fills the defaults of a spec and refuses what cannot be served.
 func (s *EndpointSpec) Check() error {
 	if s.Example != nil {

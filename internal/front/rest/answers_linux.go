@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/shoalserve/shoal/internal/serving"
 )
 
 // This file goes on with a connection when its flight has landed, its client has
@@ -42,7 +40,7 @@ func (l *loop) overdue(c *conn) {
 		return
 	}
 	timeout := time.Duration(x.limit.Load() - l.time(x.asked))
-	err := serving.Errorf(serving.DeadlineExceeded, "backend %q gave no answer within %v", x.call.Backend.Name(), timeout)
+	err := noAnswer(x.call.Backend, timeout)
 	l.answer(c, func(w http.ResponseWriter) int { return fail(w, x.kept.request.ID, err, false) })
 	l.post(c) // what came meanwhile made its event then
 }
@@ -155,17 +153,6 @@ const lingerTime = 500 * time.Millisecond
 func (l *loop) answer(c *conn, respond func(http.ResponseWriter) int) {
 	x := c.flight
 	c.flight = nil
-	l.render(c, x, respond)
+	x.respondWith(respond)
 	l.answered(c)
-}
-
-func (l *loop) render(c *conn, x *flight, respond func(http.ResponseWriter) int) {
-	now, r := time.Now(), rendered{header: make(http.Header)}
-	x.route.Request(respond(&r), now.Sub(x.began))
-	c.last = l.front.draining.Load() || r.header["Connection"] != nil
-	buf := r.appendHead(nil, &l.front.date, now, c.last)
-	if x.kept.request.Method != http.MethodHead {
-		buf = append(buf, r.body...)
-	}
-	c.send(buf, nil)
 }

@@ -162,10 +162,7 @@ func (f *Front) query(w http.ResponseWriter, r *http.Request, id string, e *serv
 		return fail(w, id, err, false)
 	}
 	config := x.call.Backend.Config()
-	if limit := time.Duration(config.Timeout); timeout == 0 || timeout > limit {
-		timeout = limit
-	}
-	if err := x.wait(r.Context(), timeout); err != nil {
+	if err := x.wait(r.Context(), allowed(timeout, config)); err != nil {
 		if errors.Is(err, context.Canceled) {
 			return leave(w, r)
 		}
@@ -207,8 +204,21 @@ func (x *exchange) wait(ctx context.Context, timeout time.Duration) error {
 		return context.Canceled
 	case <-x.timer.C:
 		x.call.Withdraw()
-		return serving.Errorf(serving.DeadlineExceeded, "backend %q gave no answer within %v", x.call.Backend.Name(), timeout)
+		return noAnswer(x.call.Backend, timeout)
 	}
+}
+
+func noAnswer(b serving.Backend, timeout time.Duration) error {
+	return serving.Errorf(serving.DeadlineExceeded, "backend %q gave no answer within %v", b.Name(), timeout)
+}
+
+// allowed is how long a query may take: what the client allows, if it does, and
+// never more than the backend.
+func allowed(client time.Duration, config serving.Config) time.Duration {
+	if backend := time.Duration(config.Timeout); client == 0 || client > backend {
+		return backend
+	}
+	return client
 }
 
 // answer writes the response, or the error, of a call that is done.

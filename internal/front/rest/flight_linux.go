@@ -130,9 +130,7 @@ func (x *flight) submit() {
 		return
 	}
 	// The flight may have landed by now: what Done touches may not be touched.
-	if limit := time.Duration(backend.Config().Timeout); timeout == 0 || timeout > limit {
-		timeout = limit
-	}
+	timeout = allowed(timeout, backend.Config())
 	x.limit.Store(x.conn.loop.time(x.asked.Add(timeout)))
 	if x.state.Load()&^again == abandoned {
 		x.call.Withdraw() // the loop could not, there was no backend yet
@@ -161,16 +159,10 @@ func (x *flight) refuse(err error) {
 }
 
 // abandon makes the flight the loop's again. It reports false if it lands just now
-// or has landed; the loop will then hear of it.
+// or has landed; hasLanded then sees to it that the loop hears of it.
 func (x *flight) abandon() bool {
-	for {
-		state := x.state.Load()
-		if state&^again != flying {
-			return false
-		}
-		if x.state.CompareAndSwap(state, abandoned) {
-			break
-		}
+	if !x.move(abandoned) {
+		return false
 	}
 	x.kept.context.end()
 	if x.limit.Load() != 0 {
@@ -180,13 +172,16 @@ func (x *flight) abandon() bool {
 }
 
 // land claims the right to answer.
-func (x *flight) land() bool {
+func (x *flight) land() bool { return x.move(landing) }
+
+// move moves a flight that flies to another state. It reports false if it does not fly.
+func (x *flight) move(to uint32) bool {
 	for {
 		state := x.state.Load()
 		if state&^again != flying {
 			return false
 		}
-		if x.state.CompareAndSwap(state, landing|state&again) {
+		if x.state.CompareAndSwap(state, to|state&again) {
 			return true
 		}
 	}
@@ -233,7 +228,10 @@ func (x *flight) answer() {
 }
 
 // render answers as a handler would.
-func (x *flight) render(respond func(http.ResponseWriter) int) {
+func (x *flight) render(respond func(http.ResponseWriter) int) { x.finish(x.respondWith(respond)) }
+
+// respondWith writes what a handler answers, and returns when that was.
+func (x *flight) respondWith(respond func(http.ResponseWriter) int) (now time.Time) {
 	now, r := time.Now(), rendered{header: make(http.Header)}
 	x.route.Request(respond(&r), now.Sub(x.began))
 	last := x.front().draining.Load() || r.header["Connection"] != nil
@@ -243,7 +241,7 @@ func (x *flight) render(respond func(http.ResponseWriter) int) {
 		r.body = nil
 	}
 	x.send(memory, buf, r.body, last)
-	x.finish(now)
+	return now
 }
 
 // send writes an answer whose head is laid out in memory from the pool.

@@ -2,7 +2,6 @@ package rest
 
 import (
 	"bytes"
-	"net/http"
 	"time"
 	"unsafe"
 
@@ -89,7 +88,7 @@ func (h *head) parseRequestLine(line []byte) bool {
 	if string(protocol) != "HTTP/1.1" || len(target) == 0 || target[0] != '/' || (len(target) > 1 && target[1] == '/') {
 		return false
 	}
-	h.method = knownMethod(method)
+	h.method = serving.KnownMethod(method)
 	h.target, h.path = target, target
 	for i, c := range target {
 		switch {
@@ -105,28 +104,6 @@ func (h *head) parseRequestLine(line []byte) bool {
 }
 
 var space = []byte{' '}
-
-// knownMethod returns the method as a constant, or nothing if it is not one of
-// those that a route may take.
-func knownMethod(method []byte) string {
-	switch string(method) {
-	case http.MethodGet:
-		return http.MethodGet
-	case http.MethodPost:
-		return http.MethodPost
-	case http.MethodPut:
-		return http.MethodPut
-	case http.MethodPatch:
-		return http.MethodPatch
-	case http.MethodDelete:
-		return http.MethodDelete
-	case http.MethodHead:
-		return http.MethodHead
-	case http.MethodOptions:
-		return http.MethodOptions
-	}
-	return ""
-}
 
 // parseField reads a header's line: a token, a colon, a value of visible ASCII.
 func parseField(line []byte) (name, value []byte, ok bool) {
