@@ -64,11 +64,11 @@ func ageStart(i int) int64 {
 
 // advance books the time until t, in which nobody arrived.
 func (a *arrivals) advance(t int64) {
-	if t <= a.now {
-		return
-	}
 	if a.weight == 0 {
 		a.weight = 1
+	}
+	if t <= a.now {
+		return
 	}
 	a.time += a.weight * float64(t-a.now)
 	kept := a.batches[:0]
@@ -96,9 +96,6 @@ func (a *arrivals) advance(t int64) {
 // arrived takes note of an arrival now.
 func (a *arrivals) arrived(t int64, g Group) {
 	a.advance(t)
-	if a.weight == 0 {
-		a.weight = 1
-	}
 	background := a.background()
 	rate := background
 	for i := range a.batches {

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from harness.environments import SetupError, find_wrk
 from harness.gobench import GoPackage
 from harness.load import LoadError
 from harness.measure import say
-from harness.processes import StartError, stop_leftovers, watch_interrupts
+from harness.processes import StartError, workspace
 from harness.revisions import MACRO, WORKTREE, Revision, checked_out, macros
 from harness.verdict import Limits, Row, benchstat, confirmed, read_rows, worse
 from harness.workloads import Workload
@@ -41,10 +39,8 @@ class Job:
 def main() -> int:
     """Compare; returns 1 when something got worse, 2 when it could not be told."""
     options = parse_arguments()
-    watch_interrupts()
-    scratch = Path(tempfile.mkdtemp(prefix="shoal-compare-"))
     try:
-        with ExitStack() as stack:
+        with workspace("compare") as scratch, ExitStack() as stack:
             base = stack.enter_context(checked_out(options.base, "base", scratch))
             head = stack.enter_context(checked_out(options.head, "head", scratch))
             return compare((base, head), options, scratch)
@@ -54,9 +50,6 @@ def main() -> int:
     except KeyboardInterrupt:
         say("compare: interrupted; what was started is stopped")
         return 130
-    finally:
-        stop_leftovers()
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def compare(sides: tuple[Revision, Revision], options: argparse.Namespace, scratch: Path) -> int:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from harness.environments import BENCH, ROOT, SetupError, find_wrk, python_of, r
 from harness.measure import Bench, Plan, Results, say
 from harness.paths import PATHS, Effort, measure_paths
 from harness.peers import ECHO, PEERS, SHOAL
-from harness.processes import stop_leftovers, watch_interrupts
+from harness.processes import workspace
 from harness.workloads import WORKLOADS
 
 SERVERS = "servers"
@@ -30,19 +28,15 @@ BEFORE = sorted(
 def main() -> int:
     """Measure, print the tables, write the report. Returns the exit status."""
     options = parse_arguments()
-    watch_interrupts()
-    scratch = Path(tempfile.mkdtemp(prefix="shoal-bench-"))
     try:
-        return measure(options, scratch)
+        with workspace("bench") as scratch:
+            return measure(options, scratch)
     except SetupError as exc:
         say(f"bench: {exc}")
         return 1
     except KeyboardInterrupt:
         say("bench: interrupted; what was started is stopped")
         return 130
-    finally:
-        stop_leftovers()
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def measure(options: argparse.Namespace, scratch: Path) -> int:

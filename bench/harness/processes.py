@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -145,6 +147,18 @@ def stop_leftovers() -> None:
         if _is_marked(pid, RUN):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def workspace(name: str) -> Iterator[Path]:
+    """A folder for one program's run. Signals end the program; whatever it started, and the folder, end with it."""
+    watch_interrupts()
+    folder = Path(tempfile.mkdtemp(prefix=f"shoal-{name}-"))
+    try:
+        yield folder
+    finally:
+        stop_leftovers()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def watch_interrupts() -> None:

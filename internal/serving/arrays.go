@@ -87,26 +87,25 @@ const largeItem = 16 << 10
 
 // answerItem writes an answer that is an array and delivers it.
 func (c *Call) answerItem() {
-	if item := c.Response.Item; item.Size() >= largeItem && !c.wantsNPY() {
+	npy := c.Request != nil && acceptsNPY(c.Request.Values("Accept"))
+	if item := c.Response.Item; item.Size() >= largeItem && !npy {
 		c.Response.Item = item.Clone()
 		c.writing.Go(func() { // ends with the text; Close waits for it
-			c.writeItem()
+			c.writeItem(npy)
 			c.Done(c)
 		})
 		return
 	}
-	c.writeItem()
+	c.writeItem(npy)
 	c.Done(c)
 }
 
-// wantsNPY reports whether the client asked for the answer in that format.
-func (c *Call) wantsNPY() bool { return c.Request != nil && acceptsNPY(c.Request.Values("Accept")) }
-
-// writeItem writes an answer that is an array in the form that the client asked for.
-func (c *Call) writeItem() {
+// writeItem writes an answer that is an array: in .npy if the client asked for it, else
+// in JSON.
+func (c *Call) writeItem(npy bool) {
 	item := c.Response.Item
 	c.Response = Response{}
-	if c.wantsNPY() {
+	if npy {
 		body, err := item.AppendNPY(nil)
 		if err != nil {
 			c.Err = Errorf(InvalidArgument, "the answer cannot be written as %s: %v", tensor.NPY, err)

@@ -127,7 +127,7 @@ func (c *Collation) fill(dst []byte, a *array, s *Signature) {
 		}
 	default:
 		n := a.rest * c.length(a)
-		pad := s.pads[a.input].of(a.dtype)
+		pad := s.pads[a.input][a.dtype]
 		for i, r := range c.rows {
 			item := dst[n*i : n*(i+1)]
 			fillPad(item[copy(item, r.values[a.input].data):], pad)
@@ -154,23 +154,17 @@ func fillPad(dst, element []byte) {
 }
 
 // padBytes is a pad value in each datatype.
-type padBytes struct {
-	value    float64
-	elements [dtypes][]byte
-}
+type padBytes [dtypes][]byte
 
-func newPadBytes(v float64) padBytes {
-	p := padBytes{value: v}
+func newPadBytes(v float64) (p padBytes) {
 	if v == 0 && !math.Signbit(v) {
 		return p
 	}
 	for d := Bool; d < dtypes; d++ {
-		p.elements[d] = appendElement(nil, d, v)
+		p[d] = appendElement(nil, d, v)
 	}
 	return p
 }
-
-func (p *padBytes) of(d Dtype) []byte { return p.elements[d] }
 
 // appendElement appends a value that checkPadValue let through. In the datatypes
 // for which it did not, what is appended is not used.

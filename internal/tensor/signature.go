@@ -132,7 +132,8 @@ func NewSignature(method string, inputs []Input) (*Signature, error) {
 			taken = append(taken, name)
 		}
 		s.names = append(s.names, in.Name)
-		if s.pads[i] = newPadBytes(float64(in.PadValue)); !in.Optional {
+		s.pads[i] = newPadBytes(float64(in.PadValue))
+		if !in.Optional {
 			required++
 			s.sole = i
 		}
@@ -227,12 +228,12 @@ func checkPadValue(v float64, d Dtype) error {
 
 // blockNames are the arrays that the input becomes.
 func (in *Input) blockNames() []string {
-	names := []string{in.Name}
+	names := []string{in.blockName(items)}
 	if in.Mask {
-		names = append(names, in.Name+"_mask")
+		names = append(names, in.blockName(mask))
 	}
 	if in.Lengths {
-		names = append(names, in.Name+"_lengths")
+		names = append(names, in.blockName(lengths))
 	}
 	return names
 }

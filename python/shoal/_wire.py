@@ -52,16 +52,15 @@ class FrameReader:
     """Splits what a blocking stream socket brings into frames.
 
     Each frame is a fresh bytearray of kind and body: buffers inside it may be handed out without copying,
-    and stay writable. early is what was read from the socket before.
+    and stay writable.
     """
 
-    def __init__(self, sock: socket.socket, limit: int = LIMIT, early: bytes = b"") -> None:
+    def __init__(self, sock: socket.socket, limit: int = LIMIT) -> None:
         self._recv_into = sock.recv_into
         self._limit = limit
-        self._buffer = bytearray(max(_SCRATCH, len(early)))
+        self._buffer = bytearray(_SCRATCH)
         self._view = memoryview(self._buffer)
-        self._start, self._end = 0, len(early)
-        self._buffer[: len(early)] = early
+        self._start = self._end = 0
 
     def read(self) -> bytearray | None:
         """The next frame; None at the end of the stream. Raises ProtocolError, OSError."""
@@ -72,17 +71,7 @@ class FrameReader:
             if not self._fill():
                 return None
 
-    def read_many(self) -> list[bytearray]:
-        """At least one frame, and all that came with it; an empty list at the end of the stream."""
-        first = self.read()
-        if first is None:
-            return []
-        frames = [first]
-        while self._start != self._end and (frame := self._next(whole_only=True)) is not None:
-            frames.append(frame)
-        return frames
-
-    def _next(self, whole_only: bool = False) -> bytearray | None:
+    def _next(self) -> bytearray | None:
         start = self._start + 4
         have = self._end - start
         if have < 0:
@@ -93,7 +82,7 @@ class FrameReader:
         if length <= have:
             self._start = start + length
             return self._buffer[start : start + length]
-        if whole_only or length + 4 <= _SCRATCH:
+        if length + 4 <= _SCRATCH:
             return None
         return self._read_large(start, have, length)
 

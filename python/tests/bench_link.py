@@ -33,15 +33,14 @@ def serve(path: str) -> None:
     sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
     reader = _wire.FrameReader(sock)
     payload = ANSWER
-    while frames := reader.read_many():
-        for frame in frames:
-            if frame[0] != _wire.QUERY:
-                continue
-            count = struct.unpack_from("<xI", frame)[0]
-            at = 1 + 18 + sum(struct.unpack_from("<9xHHHI", frame))
-            head = struct.pack("<IBI", 5 + count * (13 + len(payload)), _wire.ANSWER, count)
-            codes, lengths = b"\x06" * count, struct.pack("<I", len(payload)) * count
-            sock.sendall(b"".join([head, frame[at : at + 8 * count], codes, lengths, payload * count]))
+    while (frame := reader.read()) is not None:
+        if frame[0] != _wire.QUERY:
+            continue
+        count = struct.unpack_from("<xI", frame)[0]
+        at = 1 + 18 + sum(struct.unpack_from("<9xHHHI", frame))
+        head = struct.pack("<IBI", 5 + count * (13 + len(payload)), _wire.ANSWER, count)
+        codes, lengths = b"\x06" * count, struct.pack("<I", len(payload)) * count
+        sock.sendall(b"".join([head, frame[at : at + 8 * count], codes, lengths, payload * count]))
 
 
 def report(label: str, count: int, start: float, cpu: float) -> None:
