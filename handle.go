@@ -16,6 +16,8 @@ type Handle[In, Out any] struct {
 	app      *App
 	endpoint string
 	shardKey string
+	caller   string
+	priority int
 	done     func(*batch.Query[In, Out]) // the Done of every query, made once
 }
 
@@ -52,6 +54,29 @@ func (h *Handle[In, Out]) WithShardKey(key string) *Handle[In, Out] {
 	return &c
 }
 
+// WithCaller returns a handle whose queries are those of the caller of that name:
+// callers get fair shares of a backend (docs/overload.md).
+func (h *Handle[In, Out]) WithCaller(name string) *Handle[In, Out] {
+	c := *h
+	c.caller = name
+	return &c
+}
+
+// WithPriority returns a handle whose queries leave their queue before those of a
+// lower priority. It is a number from [MinPriority] to [MaxPriority], 0 unless it
+// is set; what lies outside counts as the nearer of them.
+func (h *Handle[In, Out]) WithPriority(priority int) *Handle[In, Out] {
+	c := *h
+	c.priority = priority
+	return &c
+}
+
+// The priorities that a query may have.
+const (
+	MinPriority = batch.MinPriority
+	MaxPriority = batch.MaxPriority
+)
+
 // String names the endpoint and shows its traffic.
 func (h *Handle[In, Out]) String() string {
 	s, err := h.app.registry.EndpointStatus(h.endpoint)
@@ -73,7 +98,7 @@ func (h *Handle[In, Out]) Call(ctx context.Context, in In) (out Out, err error) 
 	}
 	err = e.Try(h.shardKey, func(b serving.Backend) (err error) {
 		if pool, ok := b.(*serving.TypedPool[In, Out]); ok {
-			out, err = pool.Do(ctx, in) // without a reference, there is nothing to allocate
+			out, err = pool.Do(ctx, in, h.caller, h.priority) // without a reference, there is nothing to allocate
 		} else {
 			out, err = h.Remote(ctx, in).Get(ctx)
 		}
@@ -153,6 +178,7 @@ func (h *Handle[In, Out]) newRemote(ctx context.Context, in In) *remote[In, Out]
 	q := &remote[In, Out]{}
 	q.query.Context, q.query.In, q.query.Origin = ctx, in, batch.API
 	q.query.Done, q.query.Tag = h.done, q
+	q.query.Caller, q.query.Priority = h.caller, h.priority
 	return q
 }
 
@@ -190,7 +216,10 @@ func (q *remote[In, Out]) submitTo(b serving.Backend) error {
 	if err != nil {
 		return err
 	}
-	q.call = &serving.Call{Context: q.query.Context, Origin: batch.API, Args: args, Backend: b, Done: q.called}
+	q.call = &serving.Call{
+		Context: q.query.Context, Origin: batch.API, Args: args, Backend: b, Done: q.called,
+		Caller: q.query.Caller, Priority: q.query.Priority,
+	}
 	return b.Submit(q.call)
 }
 

@@ -29,8 +29,14 @@ func (b *Batcher[In, Out]) Do(ctx context.Context, in In) (Out, error) {
 
 // DoTrip is Do that also tells how the query fared.
 func (b *Batcher[In, Out]) DoTrip(ctx context.Context, in In) (Out, Trip, error) {
+	return b.DoFor(ctx, in, "", 0)
+}
+
+// DoFor is DoTrip for a query of the given caller and priority, see [Query].
+func (b *Batcher[In, Out]) DoFor(ctx context.Context, in In, caller string, priority int) (Out, Trip, error) {
 	c := b.calls.Get().(*call[In, Out])
 	c.query.Context, c.query.In, c.query.Origin = ctx, in, API
+	c.query.Caller, c.query.Priority = caller, priority
 	if err := b.arrive(c); err != nil {
 		return b.forget(c, err)
 	}

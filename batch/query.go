@@ -59,7 +59,13 @@ var reasonNames = [reasons]string{"free", "full", "timeout", "deadline", "key", 
 // String returns the reason in lower case, as metrics and Server-Timing show it.
 func (r Reason) String() string { return reasonNames[r] }
 
-// Query is one request to a model. The caller fills the first five fields and
+// The priorities that a query may have; see [Query].
+const (
+	MinPriority = -3
+	MaxPriority = 3
+)
+
+// Query is one request to a model. The caller fills the fields up to Deadline and
 // reads the answer's once Done was called. A Query must not be copied, nor used
 // again before Done was called or [Batcher.Withdraw] returned true.
 type Query[In, Out any] struct {
@@ -74,6 +80,15 @@ type Query[In, Out any] struct {
 	Done func(*Query[In, Out])
 	// Tag is what Done wants to find in the query; the batcher leaves it alone.
 	Tag any
+	// Caller names who asks, for fair shares between callers. All queries without
+	// a name are of one caller.
+	Caller string
+	// Priority is how urgent the query is, from MinPriority to MaxPriority; what
+	// lies outside counts as the nearer of them.
+	Priority int
+	// Deadline is when the answer must be there. Zero: when the Context says, or
+	// whenever it comes.
+	Deadline time.Time
 
 	// Out is the model's answer, when Err is nil.
 	Out Out

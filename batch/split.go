@@ -30,6 +30,7 @@ func (b *Batcher[In, Out]) cut(q *Query[In, Out], maximum int) (*split[In, Out],
 	for i, in := range inputs {
 		part := &Query[In, Out]{
 			Context: q.Context, In: in, Origin: q.Origin, Done: s.answered,
+			Caller: q.Caller, Priority: q.Priority, Deadline: q.Deadline,
 			cost: costs[i], bytes: q.bytes / int64(len(inputs)),
 		}
 		s.parts = append(s.parts, part)

@@ -18,6 +18,8 @@ import (
 func newQuery(t *target) *cobra.Command {
 	var data string
 	var timeout time.Duration
+	var caller string
+	var priority int
 	c := &cobra.Command{
 		Use:   "query ENDPOINT [KEY=VALUE ...]",
 		Short: "Ask an endpoint",
@@ -31,7 +33,7 @@ first argument. Values that are JSON are taken as JSON, others as text.
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: t.complete(endpointNames),
 		RunE: func(c *cobra.Command, given []string) error {
-			spec := admin.QuerySpec{Timeout: serving.Duration(timeout)}
+			spec := admin.QuerySpec{Timeout: serving.Duration(timeout), Caller: caller, Priority: priority}
 			var err error
 			if spec.Kwargs, err = parsePairs(given[1:]); err != nil {
 				return err
@@ -53,6 +55,8 @@ first argument. Values that are JSON are taken as JSON, others as text.
 	}
 	c.Flags().StringVar(&data, "data", "", "the first argument: `JSON`, @FILE, or - for standard input")
 	c.Flags().DurationVar(&timeout, "timeout", 0, "how long to wait (default the backend's timeout)")
+	c.Flags().StringVar(&caller, "caller", "", "for whom: callers get fair shares of a backend")
+	c.Flags().IntVar(&priority, "priority", 0, "from -3 to 3: queries of a higher one leave first")
 	return c
 }
 

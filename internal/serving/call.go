@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/shoalserve/shoal/batch"
 	"github.com/shoalserve/shoal/internal/tensor"
@@ -26,6 +27,17 @@ type Call struct {
 	ShardKey string
 	// Done is called exactly once if Submit returned nil. It must not block.
 	Done func(*Call)
+	// Caller names who asks, for fair shares between callers: the key that the
+	// caller showed, where the front knows it, else whatever the caller calls
+	// itself. It may be empty.
+	Caller string
+	// Priority is between batch.MinPriority and batch.MaxPriority.
+	Priority int
+	// Arrived and Timeout tell the call's deadline where its Context does not: when
+	// the front had it, and how long the caller waits, 0 for as long as the backend
+	// allows. A zero Arrived means that there is no deadline.
+	Arrived time.Time
+	Timeout time.Duration
 
 	// Backend is the backend that took the call.
 	Backend Backend
@@ -44,6 +56,18 @@ type Call struct {
 // reports true if the call had not left for a replica: then it will not run and
 // Done will not be called.
 func (c *Call) Withdraw() bool { return c.Backend.Withdraw(c) }
+
+// deadline is when the answer must be there, with a backend that allows so much
+// time; zero if only the call's Context tells.
+func (c *Call) deadline(backend time.Duration) time.Time {
+	if c.Arrived.IsZero() {
+		return time.Time{}
+	}
+	if c.Timeout > 0 && c.Timeout < backend {
+		backend = c.Timeout
+	}
+	return c.Arrived.Add(backend)
+}
 
 // Row is the call as arrays, where its backend takes them; else nil. A runtime
 // reads it before it completes the call's batch, and not after.

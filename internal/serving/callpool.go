@@ -39,6 +39,7 @@ func (p CallPool) Submit(c *Call) error {
 	c.writing = p.writing
 	q := &c.query
 	q.Context, q.In, q.Origin, q.Done = c.Context, c, c.Origin, answered
+	q.Caller, q.Priority, q.Deadline = c.Caller, c.Priority, c.deadline(p.timeout())
 	err := p.SubmitQuery(q)
 	if err != nil {
 		c.releaseRow()
@@ -107,7 +108,10 @@ func (p *TypedPool[In, Out]) Submit(c *Call) error {
 		return err
 	}
 	t := &typedCall[In, Out]{call: c, pool: p}
-	t.query = batch.Query[In, Out]{Context: c.Context, In: in, Origin: c.Origin, Done: t.answered}
+	t.query = batch.Query[In, Out]{
+		Context: c.Context, In: in, Origin: c.Origin, Done: t.answered,
+		Caller: c.Caller, Priority: c.Priority, Deadline: c.deadline(p.timeout()),
+	}
 	c.typed = t
 	return p.SubmitQuery(&t.query)
 }

@@ -164,13 +164,16 @@ func (e *Endpoint) Send(call *Call) (Backend, error) {
 		err := e.Try(call.ShardKey, submit)
 		return taker, err
 	}
-	original := Call{Origin: call.Origin, Request: call.Request, Args: call.Args, Method: call.Method}
+	original := Call{
+		Origin: call.Origin, Request: call.Request, Args: call.Args, Method: call.Method, Caller: call.Caller, Priority: call.Priority,
+	}
 	if err := e.Try(call.ShardKey, submit); err != nil {
 		return taker, err
 	}
 	e.Shadows(func(ctx context.Context, cancel context.CancelFunc, b Backend) {
 		copied := &Call{
 			Context: ctx, Origin: original.Origin, Request: original.Request, Args: original.Args, Method: original.Method,
+			Caller: original.Caller, Priority: original.Priority,
 			Backend: b, Done: func(*Call) { cancel() },
 		}
 		if b.Submit(copied) != nil {

@@ -178,16 +178,19 @@ func (p *Pool[In, Out]) Kind() string { return p.kind }
 // Config implements [Backend].
 func (p *Pool[In, Out]) Config() Config { return *p.config.Load() }
 
+// timeout is the config's, without a copy of all of it.
+func (p *Pool[In, Out]) timeout() time.Duration { return time.Duration(p.config.Load().Timeout) }
+
 // SubmitQuery admits a typed query, as [batch.Batcher.Submit] does.
 func (p *Pool[In, Out]) SubmitQuery(q *batch.Query[In, Out]) error { return p.batcher.Submit(q) }
 
 // WithdrawQuery takes a typed query back, as [batch.Batcher.Withdraw] does.
 func (p *Pool[In, Out]) WithdrawQuery(q *batch.Query[In, Out]) bool { return p.batcher.Withdraw(q) }
 
-// Do computes one typed query, as [batch.Batcher.Do] does; what the model
+// Do computes one typed query, as [batch.Batcher.DoFor] does; what the model
 // returned as its error is a *ModelError.
-func (p *Pool[In, Out]) Do(ctx context.Context, in In) (Out, error) {
-	out, trip, err := p.batcher.DoTrip(ctx, in)
+func (p *Pool[In, Out]) Do(ctx context.Context, in In, caller string, priority int) (Out, error) {
+	out, trip, err := p.batcher.DoFor(ctx, in, caller, priority)
 	return out, ModelFailure(p.name, err, trip)
 }
 

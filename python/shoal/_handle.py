@@ -18,6 +18,7 @@ from ._ref import Arrivals, Ref
 # map keeps this many queries open: enough to fill the link's window while results are being consumed.
 _AHEAD = 2 * _link.WINDOW
 _LEFT = _AHEAD - 256  # and never fewer than these while there are items
+_MOST_CALLER = 128  # bytes
 _RETRY_FIRST, _RETRY_MOST = 0.005, 0.5  # seconds between attempts when the server's queue is full
 
 Call: TypeAlias = tuple[Any, dict[str, Any]]
@@ -32,6 +33,8 @@ class Options(NamedTuple):
     http_method: str = "GET"
     http_headers: Mapping[str, str] | None = None
     timeout: float | None = None
+    caller: str = ""
+    priority: int = 0
 
 
 class Handle:
@@ -50,12 +53,17 @@ class Handle:
         self._connect = connect
         self._traffic = traffic
         self._options = options
-        names = [name.encode() for name in (endpoint, options.method_name, options.shard_key)]
+        given = endpoint, options.method_name, options.shard_key, options.caller
+        names = [name.encode() for name in given]
         if any(len(name) > 0xFFFF for name in names):
             raise InvalidArgument("endpoint, method name and shard key are limited to 65,535 bytes each")
-        self._names = names[0], names[1], names[2]
+        if len(names[3]) > _MOST_CALLER:
+            raise InvalidArgument(f"caller has {len(names[3])} bytes; at most {_MOST_CALLER} are possible")
+        if not isinstance(options.priority, int) or not -3 <= options.priority <= 3:
+            raise InvalidArgument(f"priority is {options.priority!r}; it must be a whole number from -3 to 3")
+        self._names = names[0], names[1], names[2], names[3]
         self._timeout = _milliseconds(options.timeout)
-        self._common = _link.Common(*self._names, self._timeout, _head(options))
+        self._common = _link.Common(self._names, self._timeout, options.priority, _head(options))
 
     def remote(self, data: Any = None, /, **kwargs: Any) -> Ref[Any]:
         """Send one query and return a Ref to its answer at once.
@@ -75,7 +83,8 @@ class Handle:
         link, length = self._connect(), len(payload) + sum(sizes)
         if length > _link.MOST:
             return link.refuse(TooLarge(f"a query of {length} bytes; at most {_link.MOST} are possible"))
-        common = _link.Common(*self._names, self._timeout, _head(self._options, sizes))
+        options = self._options
+        common = _link.Common(self._names, self._timeout, options.priority, _head(options, sizes))
         return link.submit(common, b"".join((payload, *buffers)))
 
     def options(
@@ -86,6 +95,8 @@ class Handle:
         http_method: str = _UNSET,
         http_headers: Mapping[str, str] = _UNSET,
         timeout: float | timedelta | None = _UNSET,
+        caller: str = _UNSET,
+        priority: int = _UNSET,
     ) -> Handle:
         """A new handle with some options changed; what is given here replaces what was set before.
 
@@ -94,6 +105,8 @@ class Handle:
         http_method, http_headers: what the model sees as its request's method and headers.
         timeout: seconds from sending to answer, after which the ref raises DeadlineExceeded; None is the
         backend's own.
+        caller: for whom the queries are; callers get fair shares of a backend, see docs/overload.md.
+        priority: a whole number from -3 to 3, 0 unless it is set; queries of a higher one leave first.
         """
         given: dict[str, Any] = {
             "method_name": method_name,
@@ -101,6 +114,8 @@ class Handle:
             "http_method": http_method,
             "http_headers": http_headers,
             "timeout": timeout.total_seconds() if isinstance(timeout, timedelta) else timeout,
+            "caller": caller,
+            "priority": priority,
         }
         changed = {name: value for name, value in given.items() if value is not _UNSET}
         return Handle(self._endpoint, self._connect, self._traffic, self._options._replace(**changed))

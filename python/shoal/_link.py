@@ -47,10 +47,10 @@ class Common:
 
     __slots__ = ("packed",)
 
-    def __init__(self, endpoint: bytes, method: bytes, shard_key: bytes, timeout: int, head: bytes) -> None:
-        """Timeout is in milliseconds; 0 is the backend's own."""
-        sizes = len(endpoint), len(method), len(shard_key), len(head)
-        self.packed = QUERY_COMMON.pack(timeout, *sizes) + endpoint + method + shard_key + head
+    def __init__(self, names: Sequence[bytes], timeout: int, priority: int, head: bytes) -> None:
+        """Names are endpoint, method, shard key, caller; timeout is in milliseconds, 0 the backend's own."""
+        sizes = *map(len, names), len(head)
+        self.packed = QUERY_COMMON.pack(timeout, *sizes, priority) + b"".join(names) + head
 
 
 def _query_frame(common: Common, ids: list[int], payloads: list[Bytes]) -> bytes:
@@ -372,7 +372,7 @@ def open_link(address: Address, headers: dict[str, str]) -> Link:
         "GET /v1/link HTTP/1.1",
         f"Host: {address.authority}",
         "Connection: Upgrade",
-        "Upgrade: shoal-link/2",
+        "Upgrade: shoal-link/3",
     ]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     sock = None

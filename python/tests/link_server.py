@@ -16,9 +16,11 @@ from shoal import _wire
 class Query(NamedTuple):
     id: int
     timeout: int
+    priority: int
     endpoint: str
     method: str
     key: str
+    caller: str
     head: dict[str, Any]
     data: Any
     kwargs: dict[str, Any]
@@ -79,7 +81,7 @@ class LinkServer:
         self.headers.append(headers)
         while len(body) < int(headers.get("content-length", 0)):
             body += sock.recv(65536)
-        if headers.get("upgrade") == "shoal-link/2" and "GET /v1/link" not in self.replies:
+        if headers.get("upgrade") == "shoal-link/3" and "GET /v1/link" not in self.replies:
             assert path == "/v1/link"
             sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\n")
             self.links.append(sock)
@@ -128,20 +130,20 @@ class LinkServer:
 
 def parse_queries(frame: bytearray) -> list[Query]:
     assert frame[0] == _wire.QUERY
-    count, timeout, *sizes = struct.unpack_from("<xIIHHHI", frame)
-    at = struct.calcsize("<xIIHHHI")
+    count, timeout, *sizes, priority = struct.unpack_from("<xIIHHHHIb", frame)
+    at = struct.calcsize("<xIIHHHHIb")
     parts = []
     for size in sizes:
         parts.append(bytes(frame[at : at + size]))
         at += size
-    head = json.loads(parts[3]) if parts[3] else {}
-    names = [part.decode() for part in parts[:3]]
+    head = json.loads(parts[4]) if parts[4] else {}
+    names = [part.decode() for part in parts[:4]]
     each = struct.unpack_from(f"<{count}Q{count}I", frame, at)
     at += 12 * count
     queries = []
     for ref_id, size in zip(each[:count], each[count:], strict=True):
         data, kwargs = parse_call(memoryview(frame)[at : at + size], head.get("buffers", []))
-        queries.append(Query(ref_id, timeout, *names, head, data, kwargs))
+        queries.append(Query(ref_id, timeout, priority, *names, head, data, kwargs))
         at += size
     assert at == len(frame)
     return queries

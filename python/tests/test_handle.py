@@ -75,6 +75,17 @@ def test_options_replace_each_other(handle, link_server):
             handle.options(timeout=timeout)
 
 
+def test_options_name_caller_and_priority(handle, link_server):
+    first = handle.options(caller="batch job", priority=-2)
+    for each in (handle, first, first.options(priority=3)):
+        each.remote(number=1).result()
+    seen = [(query.caller, query.priority) for query in (link_server.queries.get() for _ in range(3))]
+    assert seen == [("", 0), ("batch job", -2), ("batch job", 3)]
+    for wrong in ({"priority": 4}, {"priority": 1.0}, {"priority": "high"}, {"caller": "ü" * 65}):
+        with pytest.raises(shoal.InvalidArgument, match=next(iter(wrong))):
+            handle.options(**wrong)
+
+
 def test_repr_shows_endpoint_and_traffic(handle, link_server):
     assert repr(handle) == 'Handle(endpoint="adder", traffic={"adder:v0": 1.0})'
     link_server.replies["GET /v1/endpoints/adder"] = (404, {"code": "EndpointNotFound", "detail": "gone"})

@@ -63,7 +63,7 @@ func TestErrorsAreProblems(t *testing.T) {
 		"query with timeout below 0":   {"POST", "/v1/endpoints/e/query", `{"timeout":-1}`, 400, "InvalidArgument", "negative"},
 		"query whose kwargs are none":  {"POST", "/v1/endpoints/e/query", `{"kwargs":[1]}`, 400, "InvalidArgument", "kwargs"},
 		"query that takes too long":    {"POST", "/v1/endpoints/e/query", `{"timeout":"1ms"}`, 504, "DeadlineExceeded", "1ms"},
-		"link without upgrade":         {"GET", "/v1/link", "", 426, "InvalidArgument", "shoal-link/2"},
+		"link without upgrade":         {"GET", "/v1/link", "", 426, "InvalidArgument", "shoal-link/3"},
 		"logs that nobody keeps":       {"GET", "/v1/logs", "", 503, "Unavailable", "logs"},
 		"logs with a bad tail":         {"GET", "/v1/logs?tail=-1", "", 400, "InvalidArgument", "tail"},
 		"logs with a bad follow":       {"GET", "/v1/logs?follow=maybe", "", 400, "InvalidArgument", "follow"},

@@ -23,7 +23,7 @@ import (
 
 const (
 	// linkProtocol is what a client asks to upgrade to.
-	linkProtocol = "shoal-link/2"
+	linkProtocol = "shoal-link/3"
 	// linger is how long a drained link waits for its client to hang up. A
 	// link that closed first could lose the last answers on their way.
 	linger = time.Second

@@ -20,7 +20,7 @@ import (
 )
 
 // linkClient is the other side of a link, as plain as can be.
-const upgrade = "GET /v1/link HTTP/1.1\r\nHost: shoal\r\nConnection: keep-alive, Upgrade\r\nUpgrade: shoal-link/2\r\n"
+const upgrade = "GET /v1/link HTTP/1.1\r\nHost: shoal\r\nConnection: keep-alive, Upgrade\r\nUpgrade: shoal-link/3\r\n"
 
 func openLink(t testing.TB, network, address, headers, early string) *linkClient {
 	t.Helper()
@@ -35,7 +35,7 @@ func openLink(t testing.TB, network, address, headers, early string) *linkClient
 	}
 	c := &linkClient{Conn: conn, in: bufio.NewReaderSize(conn, 64<<10)}
 	response, err := http.ReadResponse(c.in, nil)
-	if err != nil || response.StatusCode != http.StatusSwitchingProtocols || response.Header.Get("Upgrade") != "shoal-link/2" {
+	if err != nil || response.StatusCode != http.StatusSwitchingProtocols || response.Header.Get("Upgrade") != "shoal-link/3" {
 		t.Fatalf("upgrade gave %v, %v", response, err)
 	}
 	return c
@@ -48,15 +48,20 @@ func ask(frame []byte, ref uint64, timeout time.Duration, endpoint, method, shar
 }
 
 func askTogether(frame []byte, refs []uint64, timeout time.Duration, endpoint, method, shardKey, head string, payloads []string) []byte {
+	return askFor(frame, refs, timeout, 0, "", endpoint, method, shardKey, head, payloads)
+}
+
+func askFor(frame []byte, refs []uint64, timeout time.Duration, priority int, caller, endpoint, method, shardKey, head string, payloads []string) []byte {
 	le, start := binary.LittleEndian, len(frame)
 	frame = wire.Begin(frame, wire.Query)
 	frame = le.AppendUint32(frame, uint32(len(refs)))
 	frame = le.AppendUint32(frame, uint32(timeout.Milliseconds()))
-	for _, name := range []string{endpoint, method, shardKey} {
+	for _, name := range []string{endpoint, method, shardKey, caller} {
 		frame = le.AppendUint16(frame, uint16(len(name)))
 	}
 	frame = le.AppendUint32(frame, uint32(len(head)))
-	frame = append(frame, endpoint+method+shardKey+head...)
+	frame = append(frame, byte(int8(priority)))
+	frame = append(frame, endpoint+method+shardKey+caller+head...)
 	for _, ref := range refs {
 		frame = le.AppendUint64(frame, ref)
 	}

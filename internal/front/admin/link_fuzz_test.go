@@ -14,6 +14,7 @@ func FuzzParseQuery(f *testing.F) {
 		ask(nil, 1, 0, "", "", "", "", ""),
 		ask(nil, 1<<63, time.Hour, "e", "predict", "key", `{"encoding":"json"}`, `{"data":1}`),
 		ask(nil, 1, 0, "ü", "", "", "", ""),
+		askFor(nil, []uint64{1}, 0, -3, "batch job", "e", "", "", "", []string{"x"}),
 		askTogether(nil, []uint64{3, 5, 4}, time.Second, "e", "", "k", "{}", []string{"one", "", "three"}),
 	} {
 		f.Add(frame[wire.HeaderSize:])
@@ -31,7 +32,7 @@ func FuzzParseQuery(f *testing.F) {
 			ref, payload := q.next()
 			refs, payloads = append(refs, ref), append(payloads, string(payload))
 		}
-		again := askTogether(nil, refs, whole.timeout, string(whole.endpoint), string(whole.method), string(whole.shardKey), string(whole.head), payloads)
+		again := askFor(nil, refs, whole.timeout, whole.priority, string(whole.caller), string(whole.endpoint), string(whole.method), string(whole.shardKey), string(whole.head), payloads)
 		if !bytes.Equal(again[wire.HeaderSize:], body) {
 			t.Errorf("%x was read as %x", body, again)
 		}

@@ -24,7 +24,7 @@ const (
 	maxNames = 256
 	// queryFixed is the length of a QUERY body's fields of fixed length, and
 	// queryEach that of the fields that each of its queries has.
-	queryFixed, queryEach = 18, 12
+	queryFixed, queryEach = 21, 12
 	// maxTogether is the most queries that one QUERY frame may hold. They share
 	// memory, which the last one to be answered holds.
 	maxTogether = 1024
@@ -141,9 +141,10 @@ func readBytes(in io.Reader, size int) ([]byte, error) {
 
 // queryFrame is a QUERY. Its parts alias the frame.
 type queryFrame struct {
-	timeout                          time.Duration // 0: the backend's default
-	endpoint, method, shardKey, head []byte        // of all its queries
-	refs, lengths, payloads          []byte
+	timeout                                  time.Duration // 0: the backend's default
+	priority                                 int
+	endpoint, method, shardKey, caller, head []byte // of all its queries
+	refs, lengths, payloads                  []byte
 }
 
 func (f *queryFrame) count() int { return len(f.refs) / 8 }
@@ -167,10 +168,13 @@ func parseQuery(body []byte) (queryFrame, error) {
 	if count < 1 || count > maxTogether {
 		return queryFrame{}, malformed("a QUERY frame of %d queries; it must have 1 to %d", count, maxTogether)
 	}
-	q := queryFrame{timeout: time.Duration(le.Uint32(body[4:])) * time.Millisecond}
-	lengths := [...]int{int(le.Uint16(body[8:])), int(le.Uint16(body[10:])), int(le.Uint16(body[12:])), int(le.Uint32(body[14:])), 8 * count, 4 * count}
+	q := queryFrame{timeout: time.Duration(le.Uint32(body[4:])) * time.Millisecond, priority: int(int8(body[20]))}
+	lengths := [...]int{
+		int(le.Uint16(body[8:])), int(le.Uint16(body[10:])), int(le.Uint16(body[12:])), int(le.Uint16(body[14:])), int(le.Uint32(body[16:])),
+		8 * count, 4 * count,
+	}
 	rest := body[queryFixed:]
-	for i, part := range []*[]byte{&q.endpoint, &q.method, &q.shardKey, &q.head, &q.refs, &q.lengths} {
+	for i, part := range []*[]byte{&q.endpoint, &q.method, &q.shardKey, &q.caller, &q.head, &q.refs, &q.lengths} {
 		n := lengths[i]
 		if n > len(rest) {
 			return queryFrame{}, malformed("a QUERY of %d bytes cannot hold the parts that it announces", len(body))
@@ -185,10 +189,18 @@ func parseQuery(body []byte) (queryFrame, error) {
 	if total != uint64(len(rest)) {
 		return queryFrame{}, malformed("a QUERY frame with %d bytes of payloads; their lengths say %d", len(rest), total)
 	}
-	if !utf8.Valid(q.endpoint) || !utf8.Valid(q.method) || !utf8.Valid(q.shardKey) {
+	if !utf8.Valid(q.endpoint) || !utf8.Valid(q.method) || !utf8.Valid(q.shardKey) || !utf8.Valid(q.caller) {
 		return queryFrame{}, malformed("a QUERY with a name that is not UTF-8")
 	}
 	return q, nil
+}
+
+// check refuses terms that no query can have.
+func (f *queryFrame) check() error {
+	if err := serving.CheckCaller(string(f.caller)); err != nil {
+		return err
+	}
+	return serving.CheckPriority(f.priority)
 }
 
 func parseCancel(body []byte) (ref uint64, err error) {
@@ -219,6 +231,9 @@ func (l *link) readQuery(body []byte, arrived time.Time) error {
 	}
 	name := l.name(frame.endpoint)
 	endpoint, err := l.front.opts.Registry.Endpoint(name)
+	if err == nil {
+		err = frame.check()
+	}
 	if err != nil {
 		for frame.count() > 0 {
 			ref, _ := frame.next()
@@ -227,7 +242,7 @@ func (l *link) readQuery(body []byte, arrived time.Time) error {
 		return nil
 	}
 	t := &together{link: l, endpoint: name, limit: limit{arrived, frame.timeout}, queries: make([]query, frame.count())}
-	method, shardKey := l.name(frame.method), string(frame.shardKey)
+	method, shardKey, caller := l.name(frame.method), string(frame.shardKey), l.name(frame.caller)
 	for i := range t.queries {
 		q := &t.queries[i]
 		ref, payload := frame.next()
@@ -235,6 +250,7 @@ func (l *link) readQuery(body []byte, arrived time.Time) error {
 		q.call = serving.Call{
 			Origin: batch.API, Args: serving.Args{Head: frame.head, Payload: payload}, Method: method,
 			ShardKey: shardKey, Context: q, Done: finished,
+			Caller: caller, Priority: frame.priority,
 		}
 	}
 	return t.submit(endpoint)

@@ -55,6 +55,29 @@ func TestAQueryGoesThroughALinkAsItIs(t *testing.T) {
 	}
 }
 
+func TestAQueryOfALinkHasItsTerms(t *testing.T) {
+	s := serve(t, Options{})
+	b := newFake("m")
+	s.deploy(t, b)
+	l := s.link(t)
+	l.send(t, askFor(nil, []uint64{7}, 0, -2, "batch job", "e", "", "", "", []string{"x"}))
+	call := next(t, b.held)
+	if call.Caller != "batch job" || call.Priority != -2 {
+		t.Errorf("caller %q, priority %d", call.Caller, call.Priority)
+	}
+	b.release(call, serving.Response{Format: serving.Pickle}, nil)
+	l.answer(t)
+	for part, frame := range map[string][]byte{
+		"priority": askFor(nil, []uint64{8}, 0, 4, "", "e", "", "", "", []string{"x"}),
+		"caller":   askFor(nil, []uint64{8}, 0, 0, strings.Repeat("x", 129), "e", "", "", "", []string{"x"}),
+	} {
+		l.send(t, frame)
+		if ref, code, payload := l.answer(t); ref != 8 || code != wire.ErrorCode || !strings.Contains(payload, part) || !strings.Contains(payload, "InvalidArgument") {
+			t.Errorf("%s: answer is %d, %d, %q", part, ref, code, payload)
+		}
+	}
+}
+
 func TestAnswersComeInAnyOrder(t *testing.T) {
 	s := serve(t, Options{})
 	b := newFake("m")

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"time"
 
@@ -18,6 +19,10 @@ type QuerySpec struct {
 	Kwargs map[string]json.RawMessage `json:"kwargs,omitempty"`
 	// Timeout bounds the wait for the answer; 0 leaves it to the backend.
 	Timeout serving.Duration `json:"timeout,omitzero"`
+	// Caller is for whom the query is; only a label.
+	Caller string `json:"caller,omitempty"`
+	// Priority is from batch.MinPriority to batch.MaxPriority.
+	Priority int `json:"priority,omitempty"`
 }
 
 // jsonHead is the head of an api query whose arguments are JSON.
@@ -49,11 +54,14 @@ func (f *Front) query(w http.ResponseWriter, r *http.Request) error {
 	if spec.Timeout < 0 {
 		return serving.Errorf(serving.InvalidArgument, "timeout must not be negative, got %v", time.Duration(spec.Timeout))
 	}
+	if err := errors.Join(serving.CheckCaller(spec.Caller), serving.CheckPriority(spec.Priority)); err != nil {
+		return err
+	}
 	args, err := spec.args()
 	if err != nil {
 		return serving.Errorf(serving.InvalidArgument, "the query cannot be written as JSON: %v", err)
 	}
-	call := &serving.Call{Origin: batch.API, Args: args}
+	call := &serving.Call{Origin: batch.API, Args: args, Caller: spec.Caller, Priority: spec.Priority}
 	if err := compute(r.Context(), endpoint, call, limit{arrived, time.Duration(spec.Timeout)}); err != nil {
 		return err
 	}

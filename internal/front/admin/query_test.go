@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -42,6 +44,23 @@ func TestAQueryIsAnAPIQueryInJSON(t *testing.T) {
 			calling.Wait()
 		})
 	}
+}
+
+func TestAQueryInJSONHasItsTerms(t *testing.T) {
+	s := serve(t, Options{})
+	b := newFake("m")
+	b.respond = func(c *serving.Call) {
+		c.Response = serving.Response{Format: serving.Text, Body: fmt.Appendf(nil, "%s %d", c.Caller, c.Priority)}
+	}
+	s.deploy(t, b)
+	answer, err := s.client.Query(t.Context(), "e", QuerySpec{Caller: "gold", Priority: 3})
+	if err != nil || string(answer.Body) != "gold 3" {
+		t.Errorf("got %q, %v", answer.Body, err)
+	}
+	_, err = s.client.Query(t.Context(), "e", QuerySpec{Priority: -4})
+	wantCode(t, err, serving.InvalidArgument, "priority")
+	_, err = s.client.Query(t.Context(), "e", QuerySpec{Caller: strings.Repeat("x", 129)})
+	wantCode(t, err, serving.InvalidArgument, "caller")
 }
 
 func TestAnswersHaveTheirContentType(t *testing.T) {

@@ -23,7 +23,7 @@ import (
 func telling(name string) *fake {
 	return newFake(name, func(c *serving.Call) error {
 		r, b := c.Request, &strings.Builder{}
-		fmt.Fprintf(b, "%s %s host %q id %v method %q key %q\n", r.Method, r.Target, r.Host, r.ID != "", c.Method, c.ShardKey)
+		fmt.Fprintf(b, "%s %s host %q id %v method %q key %q caller %q priority %d\n", r.Method, r.Target, r.Host, r.ID != "", c.Method, c.ShardKey, c.Caller, c.Priority)
 		headers := r.Headers()
 		for _, key := range slices.Sorted(maps.Keys(headers)) {
 			fmt.Fprintf(b, "%q: %q\n", key, headers[key])
@@ -133,6 +133,7 @@ var requests = []string{
 	"POST /m HTTP/1.1\r\nHost: h\r\nX-Request-Id: mine\r\nX-Value: \t a \t b \t \r\nX-Empty:\r\n\r\n",
 	"POST /m HTTP/1.1\r\nHost: h\r\nX-Request-Id: a\r\nX-Request-Id: b\r\nContent-Length: 0\r\n\r\n",
 	"POST /m HTTP/1.1\r\nHost: h\r\nShoal-Timeout: 5s\r\n\r\n",
+	"GET /m HTTP/1.1\r\nHost: h\r\nshoal-caller: a b\r\nSHOAL-PRIORITY: -2\r\n\r\n", "GET /m HTTP/1.1\r\nHost: h\r\nShoal-Priority: \r\nShoal-Caller: a\r\nShoal-Caller: b\r\n\r\n", "GET /m HTTP/1.1\r\nHost: h\r\nShoal-Priority: 9\r\n\r\n",
 	"PUT /m HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nxy", "OPTIONS /m HTTP/1.1\r\nHost: h\r\n\r\n",
 	"GET /post HTTP/1.1\r\nHost: h\r\n\r\n", "GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n", "GET /full HTTP/1.1\r\nHost: h\r\n\r\n", "GET /bad HTTP/1.1\r\nHost: h\r\n\r\n",
 	"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n", "GET /m/ HTTP/1.1\r\nHost: h\r\n\r\n", "GET /%6d HTTP/1.1\r\nHost: h\r\n\r\n", "GET //m HTTP/1.1\r\nHost: h\r\n\r\n",

@@ -147,7 +147,7 @@ func (f *Front) query(w http.ResponseWriter, r *http.Request, id string, e *serv
 	if !e.Takes(r.Method) {
 		return wrongMethod(w, r.Method, r.URL.Path, id, e.Allow)
 	}
-	timeout, err := timeoutOf(r)
+	terms, err := termsOf(r)
 	if err != nil {
 		return fail(w, id, err, false)
 	}
@@ -157,12 +157,13 @@ func (f *Front) query(w http.ResponseWriter, r *http.Request, id string, e *serv
 	}
 	x := exchanges.Get().(*exchange)
 	x.fill(r, id, body)
+	terms.apply(&x.call, time.Now())
 	if err := e.Submit(&x.call); err != nil {
 		x.release()
 		return fail(w, id, err, false)
 	}
 	config := x.call.Backend.Config()
-	if err := x.wait(r.Context(), allowed(timeout, config)); err != nil {
+	if err := x.wait(r.Context(), allowed(terms.timeout, config)); err != nil {
 		if errors.Is(err, context.Canceled) {
 			return leave(w, r)
 		}
@@ -291,23 +292,4 @@ func tooSlow() problem.Problem {
 	p := problem.Of(serving.Errorf(serving.DeadlineExceeded, "the body did not arrive in time"))
 	p.Status = http.StatusRequestTimeout
 	return p
-}
-
-// timeoutHeader lets a client ask for an answer sooner than the backend's timeout.
-const timeoutHeader = "Shoal-Timeout"
-
-func timeoutOf(r *http.Request) (time.Duration, error) {
-	values := r.Header[timeoutHeader]
-	if len(values) == 0 {
-		return 0, nil
-	}
-	return parseTimeout(values[0])
-}
-
-func parseTimeout(value string) (time.Duration, error) {
-	d, err := time.ParseDuration(value)
-	if err != nil || d <= 0 {
-		return 0, serving.Errorf(serving.InvalidArgument, "header %s: %q is not a duration; write it with a unit, such as \"500ms\"", timeoutHeader, value)
-	}
-	return d, nil
 }

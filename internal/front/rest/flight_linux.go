@@ -36,14 +36,14 @@ type flight struct {
 	kept     *kept
 	endpoint *serving.Endpoint // nil where no endpoint has the route
 	route    *telemetry.Route
-	began    time.Time     // when its head was there
-	asked    time.Time     // when its body was
-	timeout  time.Duration // that the client allows, 0 for no less than the backend
-	refusal  error         // why it is none of the endpoint's
-	length   int           // of the body
-	json     bool          // it says that it is JSON
-	once     bool          // it is not used again: someone may hold on to it
-	ended    int64         // when it landed, in the loop's time
+	began    time.Time // when its head was there
+	asked    time.Time // when its body was
+	terms    terms
+	refusal  error // why it is none of the endpoint's
+	length   int   // of the body
+	json     bool  // it says that it is JSON
+	once     bool  // it is not used again: someone may hold on to it
+	ended    int64 // when it landed, in the loop's time
 }
 
 // States of a flight, and a bit beside them: the loop has something to do with the
@@ -78,7 +78,7 @@ func (x *flight) prepare(h *head, e *serving.Endpoint, route *telemetry.Route, n
 	h.request(&x.kept.request)
 	x.call.Context, x.call.Origin, x.call.Request = &x.kept.context, batch.Web, &x.kept.request
 	x.call.Method, x.call.ShardKey = string(h.callMethod), string(h.shardKey)
-	x.timeout, x.refusal = h.limit()
+	x.terms, x.refusal = h.terms()
 	if e == nil {
 		x.refusal = notFound(string(h.path))
 	}
@@ -123,7 +123,8 @@ func (x *flight) submit() {
 	if x.json {
 		x.kept.request.Check = checkJSONBody
 	}
-	timeout := x.timeout
+	timeout := x.terms.timeout
+	x.terms.apply(&x.call, x.asked)
 	backend, err := x.endpoint.Send(&x.call)
 	if err != nil {
 		x.refuse(err)

@@ -57,12 +57,13 @@ func FuzzRequestID(f *testing.F) {
 	})
 }
 
-func FuzzTimeoutOf(f *testing.F) {
+func FuzzTermsOfTimeout(f *testing.F) {
 	for _, seed := range []string{"", "500ms", "1.5h", "-1s", "0", "+1s", "1", "9999999h", "1e3s", "µs", "1µs", ".s", "1s "} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, value string) {
-		got, err := timeoutOf(&http.Request{Header: http.Header{timeoutHeader: {value}}})
+		terms, err := termsOf(&http.Request{Header: http.Header{timeoutHeader: {value}}})
+		got := terms.timeout
 		want, parse := time.ParseDuration(value)
 		if good := parse == nil && want > 0; (err == nil) != good || (good && got != want) {
 			t.Errorf("%q: %v, %v", value, got, err)

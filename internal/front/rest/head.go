@@ -2,7 +2,6 @@ package rest
 
 import (
 	"bytes"
-	"time"
 	"unsafe"
 
 	"github.com/shoalserve/shoal/internal/serving"
@@ -24,8 +23,9 @@ type head struct {
 
 	fields []field // all headers but the host
 	// What the front itself looks at, the first value of each; nil where there is none.
-	contentType, requestID, timeout, callMethod, shardKey []byte
-	requestIDs                                            int
+	contentType, requestID, timeout, priority, caller, callMethod, shardKey []byte
+
+	requestIDs int
 }
 
 // field is one header.
@@ -167,6 +167,8 @@ func (h *head) take(name, value []byte) bool {
 		case isName(name, "x-request-id"):
 			keepFirst(&h.requestID, value)
 			h.requestIDs++
+		case isName(name, "shoal-caller"):
+			keepFirst(&h.caller, value)
 		}
 	case len("Shoal-Timeout"):
 		if isName(name, "shoal-timeout") {
@@ -175,6 +177,9 @@ func (h *head) take(name, value []byte) bool {
 	case len("Content-Length"):
 		if isName(name, "content-length") && !h.takeLength(value) {
 			return false
+		}
+		if isName(name, "shoal-priority") {
+			keepFirst(&h.priority, value)
 		}
 	case len("Transfer-Encoding"):
 		switch {
@@ -245,14 +250,6 @@ func (h *head) takeLength(value []byte) bool {
 		h.length = 10*h.length + int64(c-'0')
 	}
 	return true
-}
-
-// limit is the time that the client's header allows, 0 if it has none.
-func (h *head) limit() (time.Duration, error) {
-	if h.timeout == nil {
-		return 0, nil
-	}
-	return parseTimeout(string(h.timeout))
 }
 
 // request makes the query's request of the head. All of it lies in one block of

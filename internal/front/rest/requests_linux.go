@@ -164,7 +164,7 @@ func (l *loop) prepare(c *conn) bool {
 func (l *loop) launch(c *conn, busy bool) {
 	x, e := c.flight, c.flight.endpoint
 	c.phase = asking
-	timeout := x.timeout
+	timeout := x.terms.timeout
 	x.asked = l.now
 	x.start(busy)
 	limit := x.limit.Load()

@@ -21,7 +21,7 @@ func TestARequestThatComesByteByByte(t *testing.T) {
 	for i := range len(request) {
 		s.write(conn, request[i:i+1])
 	}
-	want := "POST /m?a=1 host \"h\" id true method \"\" key \"\"\n\"Content-Length\": [\"10\"]\n\"X-A\": [\"1\"]\n\"0123456789\""
+	want := "POST /m?a=1 host \"h\" id true method \"\" key \"\" caller \"\" priority 0\n\"Content-Length\": [\"10\"]\n\"X-A\": [\"1\"]\n\"0123456789\""
 	if got := s.read(from); got.body != want {
 		t.Errorf("got %q", got.body)
 	}
