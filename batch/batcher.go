@@ -247,8 +247,19 @@ func (b *Batcher[In, Out]) push(q *Query[In, Out], key string, now time.Time) *g
 // parts are being computed it reports false, and Done will be called with an
 // error.
 func (b *Batcher[In, Out]) Withdraw(q *Query[In, Out]) bool {
+	var work work[In, Out]
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	withdrawn := b.withdraw(q)
+	if b.free == 0 && b.ahead > 0 { // it may have stood before a full batch, which can be sent ahead now
+		b.dispatch(b.opts.Clock.Now(), &work)
+	}
+	b.mu.Unlock()
+	b.do(&work)
+	return withdrawn
+}
+
+// withdraw is Withdraw with mu held.
+func (b *Batcher[In, Out]) withdraw(q *Query[In, Out]) bool {
 	if q.split != nil {
 		return b.withdrawParts(q.split)
 	}

@@ -52,6 +52,7 @@ func (b *Batcher[In, Out]) dispatchArrival(g *group[In, Out], now time.Time, w *
 		limits := b.limits
 		if limits.BatchWaitTimeout = b.wait(); !g.ready(now, limits) {
 			b.wakeBy(g.leaveBy(limits.BatchWaitTimeout), now)
+			w.recall = b.sentAhead() // as dispatch does: a replica is free
 			return
 		}
 	}

@@ -392,6 +392,7 @@ type replica struct {
 func TestBatcherDoesWhatTheReferenceDoes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := &machine{T: t, clock: newVirtualClock(), members: map[*batch.Batch[*ask, int]]*replica{}}
+		m.clock.ends = m.timer
 		m.ref.now = m.clock.now
 		m.ref.stats.Sizes = map[int]uint64{}
 		m.ref.limits = m.drawLimits()
@@ -487,6 +488,9 @@ func (m *machine) withdraw() {
 	if want {
 		m.ref.take(q)
 		m.ref.stats.Dropped++
+	}
+	if m.ref.freest() == nil {
+		m.ref.dispatch()
 	}
 	if got := m.batcher.Withdraw(q.query); got != want {
 		m.Fatalf("withdraw of %d: got %v, want %v", q.id, got, want)
@@ -664,8 +668,17 @@ func (m *machine) update(l batch.Limits) {
 
 func (m *machine) advance() {
 	to := m.clock.now.Add(time.Duration(rapid.IntRange(1, 25).Draw(m.T, "ms")) * time.Millisecond)
-	m.ref.advance(to)
 	m.clock.advance(to)
+	m.ref.advance(to)
+}
+
+// timer is told of each timer that ends: the batcher then looks again, also
+// where the query that the timer was set for has left.
+func (m *machine) timer() {
+	m.ref.advance(m.clock.now)
+	if len(m.ref.waiting) > 0 {
+		m.ref.dispatch()
+	}
 }
 
 // drain begins a drain, seldom, or gives up the one that runs.
@@ -790,6 +803,7 @@ var epoch = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 type virtualClock struct {
 	now    time.Time
 	timers []*virtualTimer
+	ends   func() // called when a timer ends, before what it was set for
 }
 
 type virtualTimer struct {
@@ -817,6 +831,9 @@ func (c *virtualClock) advance(to time.Time) {
 		t.Stop()
 		if t.at.After(c.now) {
 			c.now = t.at
+		}
+		if c.ends != nil {
+			c.ends()
 		}
 		t.f()
 	}
