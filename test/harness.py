@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -175,6 +176,56 @@ class Keeper:
         except (OSError, http.client.HTTPException):
             connection.close()
             raise
+
+
+class Loads:
+    """The same queries over HTTP and through a handle, at once; each answer must be that of its query."""
+
+    def __init__(self, client: serve.Client, endpoint: str) -> None:
+        keeper = Keeper(client.http_address)
+        handle = client.get_handle(endpoint)
+
+        def over_http(i: int) -> str:
+            status, body = keeper.get(f"/{endpoint}?number={i}")
+            assert status == 200, (status, body)
+            version, number = json.loads(body)
+            assert number == i
+            return str(version)
+
+        def through_handle(i: int) -> str:
+            version, number = handle.remote(number=i).result(30)
+            assert number == i
+            return str(version)
+
+        self.loads = [Load(over_http, 4), Load(through_handle, 4)]
+
+    def __enter__(self) -> Loads:
+        for load in self.loads:
+            load.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for load in self.loads:
+            load.stop()
+
+    def more(self, count: int = 50) -> None:
+        for load in self.loads:
+            load.more(count)
+
+    @property
+    def marks(self) -> list[int]:
+        return [load.mark for load in self.loads]
+
+    def versions(self, marks: list[int] | None = None) -> Counter[str]:
+        """How many answers came from each version; of all, or of those asked for after the marks."""
+        since = marks or [0, 0]
+        return Counter(
+            version for load, mark in zip(self.loads, since, strict=True) for version in load.since(mark)
+        )
+
+    @property
+    def errors(self) -> list[Exception]:
+        return [error for load in self.loads for error in load.errors.values()]
 
 
 class Process:

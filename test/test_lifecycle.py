@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from harness import Keeper, Load, alive, ask, backend, deploy, unanswered, until
+from harness import Loads, alive, ask, backend, deploy, unanswered, until
 from models import Gate, Journal
 
 import shoal
@@ -28,56 +26,6 @@ class Numbered:
         if serve.context.web:
             number = [int(request.args["number"]) for request in requests]
         return [[self.version, n] for n in number]
-
-
-class Loads:
-    """The same queries over HTTP and through a handle, at once; each answer must be that of its query."""
-
-    def __init__(self, client: serve.Client, endpoint: str) -> None:
-        keeper = Keeper(client.http_address)
-        handle = client.get_handle(endpoint)
-
-        def over_http(i: int) -> str:
-            status, body = keeper.get(f"/{endpoint}?number={i}")
-            assert status == 200, (status, body)
-            version, number = json.loads(body)
-            assert number == i
-            return str(version)
-
-        def through_handle(i: int) -> str:
-            version, number = handle.remote(number=i).result(30)
-            assert number == i
-            return str(version)
-
-        self.loads = [Load(over_http, 4), Load(through_handle, 4)]
-
-    def __enter__(self) -> Loads:
-        for load in self.loads:
-            load.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for load in self.loads:
-            load.stop()
-
-    def more(self, count: int = 50) -> None:
-        for load in self.loads:
-            load.more(count)
-
-    @property
-    def marks(self) -> list[int]:
-        return [load.mark for load in self.loads]
-
-    def versions(self, marks: list[int] | None = None) -> Counter[str]:
-        """How many answers came from each version; of all, or of those asked for after the marks."""
-        since = marks or [0, 0]
-        return Counter(
-            version for load, mark in zip(self.loads, since, strict=True) for version in load.since(mark)
-        )
-
-    @property
-    def errors(self) -> list[Exception]:
-        return [error for load in self.loads for error in load.errors.values()]
 
 
 @pytest.fixture

@@ -156,6 +156,8 @@ func inWords(result any) string {
 			panic(err)
 		}
 		return fmt.Sprintf("%s: %s, config %s", r.Name, r.State, config)
+	case admin.Reloaded:
+		return reloadedInWords(r)
 	case deleted:
 		return fmt.Sprintf("%s: deleted", r.Deleted)
 	}

@@ -42,7 +42,7 @@ func TestScripts(t *testing.T) {
 			return os.WriteFile(filepath.Join(env.WorkDir, "models.py"), models, 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": start, "stop": stop, "signal": sendSignal, "http": query, "await": awaitSocket, "misuse": misused,
+			"start": start, "stop": stop, "signal": sendSignal, "hup": hangUp, "http": query, "await": awaitSocket, "misuse": misused,
 		},
 		Condition: func(name string) (bool, error) {
 			return exec.Command(python, "-c", "import "+name).Run() == nil, nil

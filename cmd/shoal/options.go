@@ -71,7 +71,8 @@ func (f *serveFlags) logger(c *cobra.Command, from source) (*slog.Logger, error)
 			level = slog.LevelWarn
 		}
 	}
-	log, err := telemetry.NewLogger(c.ErrOrStderr(), format, level)
+	f.level.Set(level)
+	log, err := telemetry.NewLogger(c.ErrOrStderr(), format, &f.level)
 	if err != nil {
 		return nil, &usageError{err}
 	}

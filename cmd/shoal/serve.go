@@ -24,6 +24,7 @@ type serveFlags struct {
 	http, admin, tokenFile, interpreter string
 	logFormat                           string
 	logLevel                            slog.Level
+	level                               slog.LevelVar // in force: the flag's, or the config file's
 	embedded, detached                  bool
 
 	report bool // to a program, on standard output
@@ -48,7 +49,10 @@ what a config file describes. Without an argument it starts empty; deploy to it 
   shoal serve shoal.yaml                           see "shoal config schema"
 
 It stops on SIGINT or SIGTERM: new queries are refused, accepted ones are finished. A
-second signal does not wait for them. With --json it says on standard output when it is
+second signal does not wait for them. On SIGHUP, or "shoal reload", it reads the file again and
+changes what differs, without losing a query; when something is wrong with it, what was served is
+served on. When the terminal is closed that it was started in, it stops, unless it was started
+with nohup. With --json it says on standard output when it is
 ready, and where, in one line.`,
 		Args:              args(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: cobra.FixedCompletions([]string{"py", "yaml", "yml"}, cobra.ShellCompDirectiveFilterFileExt),
@@ -101,6 +105,7 @@ func (f *serveFlags) serve(c *cobra.Command, t *target, given []string) (announc
 	}
 	ctx, cancel := context.WithCancel(c.Context())
 	defer cancel()
+	hangups := catchHangups()
 	if f.embedded && !f.detached {
 		go func() { // ends with standard input, at the latest with the process
 			_, _ = io.Copy(io.Discard, c.InOrStdin())
@@ -113,13 +118,16 @@ func (f *serveFlags) serve(c *cobra.Command, t *target, given []string) (announc
 	}
 	defer abortOnSignal(ctx, s.Abort)()
 	outliveReaders()
+	if len(given) > 0 {
+		s.Reloading(f.reloading(c, s, given, from))
+	}
 	deployed := s.Deploying()
 	ran := make(chan error, 1)
 	go func() { // ends with ctx, and is waited for below
 		defer cancel() // without a server there is no reason to deploy on
 		ran <- s.Run(ctx)
 	}()
-	if err := f.deploy(ctx, c, s, from, opts.Logger); err != nil {
+	if _, err := f.deploy(ctx, c, s, from, false); err != nil {
 		if asked := ctx.Err() != nil; asked { // to stop, by whoever started it, or because Run failed
 			err = nil
 		}
@@ -131,7 +139,9 @@ func (f *serveFlags) serve(c *cobra.Command, t *target, given []string) (announc
 		cancel()
 		return true, errors.Join(err, <-ran)
 	}
+	stopWatching := hangups.watch(ctx, cancel, s, opts.Logger)
 	err = <-ran
+	stopWatching()
 	opts.Logger.Info("stopped")
 	return true, err
 }

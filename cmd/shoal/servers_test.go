@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -147,6 +148,24 @@ func sendSignal(ts *testscript.TestScript, neg bool, args []string) {
 	number := map[string]syscall.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT}[strings.Join(args, "")]
 	ts.Check(d.process.Process.Signal(number))
 	d.finish(ts, 0)
+}
+
+// hangUp sends a server SIGHUP and waits until it logs a line that matches:
+// "hup PATTERN".
+func hangUp(ts *testscript.TestScript, neg bool, args []string) {
+	d := running(ts, neg)
+	if len(args) != 1 {
+		ts.Fatalf("usage: hup PATTERN")
+	}
+	pattern, err := regexp.Compile(args[0])
+	ts.Check(err)
+	before := len(d.said(ts))
+	ts.Check(d.process.Process.Signal(syscall.SIGHUP))
+	for deadline := time.Now().Add(patience); !pattern.Match(d.said(ts)[before:]); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			ts.Fatalf("the server never said %q:\n%s", pattern, d.said(ts))
+		}
+	}
 }
 
 func running(ts *testscript.TestScript, neg bool) *daemon {

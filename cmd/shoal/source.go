@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -73,39 +72,44 @@ func modelConfig(c *cobra.Command) ([]byte, error) {
 	return json.Marshal(patch)
 }
 
-// deploy deploys what the argument names.
-func (f *serveFlags) deploy(ctx context.Context, c *cobra.Command, s *server.Server, from source, log *slog.Logger) error {
+// deploy deploys what the argument names; once more, with afresh, what did not
+// change as well. Of what a script deploys the result says nothing.
+func (f *serveFlags) deploy(ctx context.Context, c *cobra.Command, s *server.Server, from source, afresh bool) (done serving.Applied, err error) {
 	switch {
 	case from.file != nil:
-		return s.Apply(ctx, from.file)
+		return s.Apply(ctx, from.file, afresh)
 	case from.object != "":
-		return f.deployObject(ctx, c, s, from)
+		file, err := f.objectFile(c, from)
+		if err != nil {
+			return done, err
+		}
+		return s.Apply(ctx, file, afresh)
 	case from.script != "":
-		log.Info("running", "file", from.script)
-		return s.RunScript(ctx, from.script, c.ErrOrStderr())
+		return done, s.RunScript(ctx, from.script, afresh, c.ErrOrStderr())
 	}
-	return nil
+	return done, nil
 }
 
-func (f *serveFlags) deployObject(ctx context.Context, c *cobra.Command, s *server.Server, from source) error {
+// objectFile is what a config file for one object of a Python file would say.
+func (f *serveFlags) objectFile(c *cobra.Command, from source) (*config.File, error) {
 	path, err := filepath.Abs(from.script)
 	if err != nil {
-		return fmt.Errorf("serving %s: %w", from.script, err)
+		return nil, fmt.Errorf("serving %s: %w", from.script, err)
 	}
 	patch, err := modelConfig(c)
 	if err != nil {
-		return fmt.Errorf("serving %s: %w", from.script, err)
+		return nil, fmt.Errorf("serving %s: %w", from.script, err)
 	}
-	config, err := serving.DecodeConfig(serving.Config{}, patch)
+	wanted, err := serving.DecodeConfig(serving.Config{}, patch)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	name := from.object
 	spec := python.Spec{Source: python.Source{Kind: "file", Path: path, Object: name}}
-	if err := s.Deploy(ctx, name, spec, config); err != nil {
-		return err
-	}
-	endpoint := serving.EndpointSpec{Backend: name, Route: cmp.Or(f.route, "/"+name), Methods: f.methods}
-	_, err = s.Registry.CreateEndpoint(name, endpoint)
-	return err
+	return &config.File{
+		Backends: map[string]config.Backend{name: {Spec: spec, Config: wanted}},
+		Endpoints: map[string]config.Endpoint{name: {
+			Route: cmp.Or(f.route, "/"+name), Methods: f.methods, Traffic: map[string]float64{name: 1},
+		}},
+	}, nil
 }

@@ -29,7 +29,7 @@ func needsSDK(t *testing.T) {
 func TestAFileDeploysItself(t *testing.T) {
 	needsSDK(t)
 	r := start(t)
-	if err := r.RunScript(t.Context(), "testdata/app.py", r.said); err != nil {
+	if err := r.RunScript(t.Context(), "testdata/app.py", false, r.said); err != nil {
 		t.Fatalf("%v\n%s", err, r.said)
 	}
 	if _, body := r.get(t, "/adder?number=41"); strings.TrimSpace(body) != "42" {
@@ -42,7 +42,7 @@ func TestAFileDeploysItself(t *testing.T) {
 
 func TestAFileWithoutADeployServesWhatTakesBatches(t *testing.T) {
 	r := start(t)
-	if err := r.RunScript(t.Context(), "testdata/models.py", r.said); err != nil {
+	if err := r.RunScript(t.Context(), "testdata/models.py", false, r.said); err != nil {
 		t.Fatalf("%v\n%s", err, r.said)
 	}
 	if _, body := r.get(t, "/adder?number=41"); strings.TrimSpace(body) != "42" {
@@ -55,14 +55,14 @@ func TestAFileWithoutADeployServesWhatTakesBatches(t *testing.T) {
 
 func TestAFileThatFailsSaysWhy(t *testing.T) {
 	r := start(t)
-	if err := r.RunScript(t.Context(), "testdata/absent.py", r.said); !errors.Is(err, os.ErrNotExist) {
+	if err := r.RunScript(t.Context(), "testdata/absent.py", false, r.said); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("error is %v", err)
 	}
 	bad := filepath.Join(t.TempDir(), "bad.py")
 	if err := os.WriteFile(bad, []byte("raise RuntimeError('not today')\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.RunScript(t.Context(), bad, r.said); err == nil || !strings.Contains(r.said.String(), "not today") {
+	if err := r.RunScript(t.Context(), bad, false, r.said); err == nil || !strings.Contains(r.said.String(), "not today") {
 		t.Errorf("error is %v, said: %s", err, r.said)
 	}
 }
@@ -77,7 +77,7 @@ func TestAFileEndsWithItsContext(t *testing.T) {
 	}
 	ctx, cancel := contextOf(t)
 	ended := make(chan error, 1)
-	go func() { ended <- r.RunScript(ctx, file, r.said) }()
+	go func() { ended <- r.RunScript(ctx, file, false, r.said) }()
 	pass(t, p.entered, os.O_RDONLY)
 	cancel()
 	if err := <-ended; err == nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/shoalserve/shoal/internal/artifact"
+	"github.com/shoalserve/shoal/internal/config"
 	"github.com/shoalserve/shoal/internal/front/admin"
 	"github.com/shoalserve/shoal/internal/front/rest"
 	"github.com/shoalserve/shoal/internal/runtime/python"
@@ -57,6 +58,11 @@ type Server struct {
 	prober  *serving.Prober
 	state   *state
 
+	reload    admin.Reload          // see Reloading
+	reloading chan struct{}         // has room for the one that runs, who has the fields below too
+	file      *config.File          // the last that was applied; nil: none
+	deployed  map[string]deployment // of its backends
+
 	forced context.Context // ends with Abort
 	force  context.CancelCauseFunc
 }
@@ -71,7 +77,7 @@ func New(opts Options) (*Server, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{opts: opts, Registry: serving.NewRegistry()}
+	s := &Server{opts: opts, Registry: serving.NewRegistry(), reloading: make(chan struct{}, 1)}
 	s.forced, s.force = context.WithCancelCause(context.Background())
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.Close(context.Background()))
@@ -116,6 +122,7 @@ func (s *Server) assemble(library string, artifacts artifact.Store) {
 	s.control = admin.New(admin.Options{
 		Registry: s.Registry, Prober: s.prober, Deployer: s.Deployer, Artifacts: artifacts, Logs: lines, Token: s.opts.Token,
 		Version: s.opts.Version, HTTPAddress: s.HTTPAddress, Logger: log, ShutdownTimeout: limits.ShutdownTimeout,
+		Reload: s.Reload,
 	})
 }
 
@@ -144,8 +151,11 @@ func (s *Server) AdminAddress() string {
 
 // Deploying makes the server say that it is not ready until done is called: what
 // it is to serve is not there yet, and whoever sends it queries would get 404.
+// Reloads wait for it too.
 func (s *Server) Deploying() (done func()) {
-	return s.prober.Hold("what the server was started with is still being deployed")
+	s.reloading <- struct{}{}
+	release := s.prober.Hold("what the server was started with is still being deployed")
+	return func() { release(); <-s.reloading }
 }
 
 // Run serves until ctx ends. Then it refuses new queries, finishes the accepted

@@ -16,14 +16,14 @@ import (
 
 func TestAConfigFileIsServed(t *testing.T) {
 	r := start(t)
-	err := r.Apply(t.Context(), parse(t, `
+	_, err := r.Apply(t.Context(), parse(t, `
 backends:
   adder:v1: {python: models.py:adder, config: {max_batch_size: 4}}
   scaler: {python: {file: models.py, object: Scaler, init_args: [3], init_kwargs: {offset: 1}}}
 endpoints:
   adder: {route: /adder, traffic: {adder:v1: 1}, shadow: {scaler: 0.5}, example: {query: {number: 1}}}
   scaler: {route: /scale, methods: [GET, POST], backend: scaler}
-`))
+`), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,14 +62,14 @@ func TestAServerIsNotReadyBeforeItHasWhatItIsToServe(t *testing.T) {
 
 func TestAllModelsThatCannotBeLoadedAreNamedWithTheirTracebacks(t *testing.T) {
 	r := start(t)
-	err := r.Apply(t.Context(), parse(t, `
+	_, err := r.Apply(t.Context(), parse(t, `
 backends:
   a: {python: models.py:Broken}
   b: {python: absent.py:f}
   c: {python: models.py:adder}
 endpoints:
   e: {route: /e, backend: c}
-`))
+`), false)
 	if err == nil {
 		t.Fatal("all is well")
 	}
@@ -88,7 +88,7 @@ endpoints:
 
 func TestAStopFinishesWhatWasAccepted(t *testing.T) {
 	r := start(t)
-	if err := r.Apply(t.Context(), parse(t, "backends: {gate: {python: models.py:gate}}\nendpoints: {gate: {route: /gate, backend: gate}}\n")); err != nil {
+	if _, err := r.Apply(t.Context(), parse(t, "backends: {gate: {python: models.py:gate}}\nendpoints: {gate: {route: /gate, backend: gate}}\n"), false); err != nil {
 		t.Fatal(err)
 	}
 	states := r.states(t)
@@ -128,7 +128,7 @@ func TestAStopFinishesWhatWasAccepted(t *testing.T) {
 
 func TestAForcedStopWaitsForNobody(t *testing.T) {
 	r := start(t)
-	if err := r.Apply(t.Context(), parse(t, "backends: {gate: {python: models.py:gate}}\nendpoints: {gate: {route: /gate, backend: gate}}\n")); err != nil {
+	if _, err := r.Apply(t.Context(), parse(t, "backends: {gate: {python: models.py:gate}}\nendpoints: {gate: {route: /gate, backend: gate}}\n"), false); err != nil {
 		t.Fatal(err)
 	}
 	p := newPipes(t)

@@ -71,12 +71,7 @@ func (r *Registry) Deploy(ctx context.Context, name string, replace bool, build 
 		if old = t.backends[name]; old != nil {
 			r.retiring.Add(1) // now, for a Close that follows to wait for it
 		}
-		t.backends[name] = next
-		for _, e := range t.endpoints {
-			if e.uses(name) {
-				t.set(e.replaced(next))
-			}
-		}
+		t.place(next)
 		return nil
 	})
 	if err != nil {
@@ -110,10 +105,8 @@ func (r *Registry) Delete(ctx context.Context, name string) error {
 	defer unlock()
 	var old Backend
 	err = r.change(func(t *table) error {
-		for _, e := range sorted(t.endpoints) {
-			if e.uses(name) {
-				return Errorf(InUse, "backend %q is used by endpoint %q; move its traffic and shadow traffic away first", name, e.Name)
-			}
+		if err := t.unused(name); err != nil {
+			return err
 		}
 		if old = t.backends[name]; old != nil {
 			r.retiring.Add(1)
@@ -174,24 +167,21 @@ func (r *Registry) CreateEndpoint(name string, spec EndpointSpec) (created bool,
 		return false, err
 	}
 	err = r.change(func(t *table) error {
-		traffic, shadows, err := spec.shares(t.backends)
-		if err != nil {
-			return err
-		}
 		if old, ok := t.endpoints[name]; ok {
+			if _, _, err := spec.shares(t.backends); err != nil {
+				return err
+			}
 			if old.Route == spec.Route && slices.Equal(old.Methods, spec.Methods) {
 				return nil
 			}
 			return Errorf(AlreadyExists, "endpoint %q exists already, with route %q and methods %s", name, old.Route, strings.Join(old.Methods, ", "))
 		}
-		if other, ok := t.routes[spec.Route]; ok && spec.Route != "" {
-			return Errorf(AlreadyExists, "route %q belongs to endpoint %q already", spec.Route, other.Name)
+		e, err := t.newEndpoint(r, name, spec)
+		if err != nil {
+			return err
 		}
 		created = true
-		t.set(&Endpoint{
-			Name: name, Route: spec.Route, Methods: spec.Methods, Allow: allow(spec.Methods),
-			Example: spec.Example, registry: r, traffic: traffic, shadows: shadows,
-		})
+		t.set(e)
 		return nil
 	})
 	return created, err
@@ -201,10 +191,7 @@ func (r *Registry) CreateEndpoint(name string, spec EndpointSpec) (created bool,
 // does not exist is no error.
 func (r *Registry) DeleteEndpoint(name string) error {
 	return r.change(func(t *table) error {
-		if e, ok := t.endpoints[name]; ok {
-			delete(t.endpoints, name)
-			delete(t.routes, e.Route)
-		}
+		t.remove(name)
 		return nil
 	})
 }
@@ -301,8 +288,7 @@ func (r *Registry) change(f func(*table) error) error {
 	if r.closed {
 		return Errorf(Draining, "the server is shutting down and takes no changes")
 	}
-	old := r.table.Load()
-	next := &table{backends: clone(old.backends), endpoints: clone(old.endpoints), routes: clone(old.routes)}
+	next := r.table.Load().copy()
 	if err := f(next); err != nil {
 		return err
 	}
@@ -323,6 +309,58 @@ func (r *Registry) changeEndpoint(name string, f func(*Endpoint, *table) error) 
 		t.set(&next)
 		return nil
 	})
+}
+
+func (t *table) copy() *table {
+	return &table{backends: clone(t.backends), endpoints: clone(t.endpoints), routes: clone(t.routes)}
+}
+
+// place puts a backend in the place of the one that has its name, if any.
+func (t *table) place(b Backend) {
+	t.backends[b.Name()] = b
+	for _, e := range t.endpoints {
+		if e.uses(b.Name()) {
+			t.set(e.replaced(b))
+		}
+	}
+}
+
+// unused returns an InUse error if an endpoint uses the backend.
+func (t *table) unused(backend string) error {
+	for _, e := range sorted(t.endpoints) {
+		if e.uses(backend) {
+			return Errorf(InUse, "backend %q is used by endpoint %q; move its traffic and shadow traffic away first", backend, e.Name)
+		}
+	}
+	return nil
+}
+
+// newEndpoint makes an endpoint of a spec, whose route nobody else may have.
+func (t *table) newEndpoint(r *Registry, name string, spec EndpointSpec) (*Endpoint, error) {
+	if err := spec.Check(); err != nil {
+		return nil, err
+	}
+	traffic, shadows, err := spec.shares(t.backends)
+	if err != nil {
+		return nil, err
+	}
+	if other, ok := t.routes[spec.Route]; ok && spec.Route != "" {
+		return nil, Errorf(AlreadyExists, "route %q belongs to endpoint %q already", spec.Route, other.Name)
+	}
+	return &Endpoint{
+		Name: name, Route: spec.Route, Methods: spec.Methods, Allow: allow(spec.Methods),
+		Example: spec.Example, registry: r, traffic: traffic, shadows: shadows,
+	}, nil
+}
+
+// remove takes an endpoint out, if there is one of that name.
+func (t *table) remove(endpoint string) bool {
+	e, ok := t.endpoints[endpoint]
+	if ok {
+		delete(t.endpoints, endpoint)
+		delete(t.routes, e.Route)
+	}
+	return ok
 }
 
 func (t *table) set(e *Endpoint) {

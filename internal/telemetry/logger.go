@@ -13,8 +13,9 @@ import (
 
 // NewLogger returns a logger that writes lines for people ("text"), objects for
 // programs ("json"), or ("auto") lines on a terminal and objects elsewhere.
-// Colour is for terminals only, and not where NO_COLOR is set.
-func NewLogger(w io.Writer, format string, level slog.Level) (*slog.Logger, error) {
+// Colour is for terminals only, and not where NO_COLOR is set. The level may
+// change while the logger is used, as that of a [slog.LevelVar] does.
+func NewLogger(w io.Writer, format string, level slog.Leveler) (*slog.Logger, error) {
 	terminal := IsTerminal(w)
 	if format == "auto" || format == "" {
 		format = "json"

@@ -67,14 +67,15 @@ class Client:
         /,
         *init_args: Any,
         config: Config | None = None,
-        replace: bool = False,
+        replace: bool | None = None,
         ray_actor_options: Mapping[str, Any] | None = None,
         **init_kwargs: Any,
     ) -> None:
         """Deploy a function, or a class whose __init__ runs once a replica, and wait until it is ready.
 
         config: keys of Config in docs/protocol.md, such as max_batch_size. replace: put it in the
-        place of a backend of that name, which goes on until the new one is ready.
+        place of a backend of that name, which goes on until the new one is ready; the default is False,
+        and True in a file that a reload of `shoal serve FILE.py` runs again.
         Raises InvalidArgument, AlreadyExists, and LoadFailed with the model's traceback.
         """
         if ray_actor_options:
@@ -87,6 +88,8 @@ class Client:
         check_batching(name, func_or_class, checked)
         blob = pickle_target(func_or_class, init_args, init_kwargs)
         artifact = self._call("POST", at("artifacts"), blob)
+        if replace is None:
+            replace = os.environ.get("SHOAL_REPLACE") == "1"
         self.deploy(name, {"kind": "pickle", "digest": artifact["digest"]}, checked, replace=replace)
 
     def deploy(self, name: str, source: dict[str, Any], config: Config, *, replace: bool = False) -> None:

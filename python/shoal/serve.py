@@ -106,7 +106,7 @@ def create_backend(
     /,
     *init_args: Any,
     config: Mapping[str, Any] | None = None,
-    replace: bool = False,
+    replace: bool | None = None,
     ray_actor_options: Mapping[str, Any] | None = None,
     **init_kwargs: Any,
 ) -> None:

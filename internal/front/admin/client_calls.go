@@ -35,6 +35,13 @@ func (c *Client) Upload(ctx context.Context, r io.Reader) (Artifact, error) {
 	return a, nil
 }
 
+// Reload has the server read again what it was started with. With afresh, what
+// did not change is started anew as well.
+func (c *Client) Reload(ctx context.Context, afresh bool) (done Reloaded, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/reload?afresh="+strconv.FormatBool(afresh), nil, &done)
+	return done, err
+}
+
 // Deploy starts a backend and returns when it is ready. With replace it takes
 // the place of one that has the name. When ctx ends first, nothing changes.
 func (c *Client) Deploy(ctx context.Context, name string, spec BackendSpec, replace bool) (b serving.BackendStatus, err error) {

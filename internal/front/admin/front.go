@@ -42,6 +42,8 @@ type Options struct {
 	// ShutdownTimeout bounds how long Serve waits for accepted queries after
 	// its context ended. Default 30s.
 	ShutdownTimeout time.Duration
+	// Reload reads again what the server was started with.
+	Reload Reload
 }
 
 func (o Options) withDefaults() Options {
@@ -97,6 +99,7 @@ func New(opts Options) *Front {
 		"POST /v1/endpoints/{name}/query":  f.query,
 		"GET /v1/logs":                     f.logs,
 		"GET /v1/link":                     f.link,
+		"POST /v1/reload":                  f.reload,
 	} {
 		f.mux.HandleFunc(pattern, f.handle(call))
 	}

@@ -1,0 +1,192 @@
+"""Everything that can change while queries run, under continuous load: no query may fail."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import SHOAL, Loads, Process, alive, run, until
+
+from shoal import serve
+
+MODEL = """
+from shoal import serve
+
+VERSION = {version!r}
+
+@serve.accept_batch
+def model(requests, *, number=None):
+    if serve.context.web:
+        number = [int(request.args["number"]) for request in requests]
+    return [[VERSION, n] for n in number]
+"""
+
+
+class Folder:
+    """A config file and its model, and a server of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.version("v1")
+        self.config()
+
+    def version(self, version: str) -> None:
+        (self.path / "model.py").write_text(MODEL.format(version=version))
+
+    def last(self) -> None:
+        self.version("v3")
+        self.config()
+
+    def config(self, config: str = "{}", traffic: str = "{m: 1}", more: str = "") -> None:
+        (self.path / "shoal.yaml").write_text(
+            f"backends:\n  m: {{python: model.py:model, config: {config}}}\n{more}"
+            f"endpoints:\n  m: {{route: /m, traffic: {traffic}}}\n"
+        )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def serving(file: str, path: Path) -> Process:
+    return Process(
+        [SHOAL, "serve", "--http", "127.0.0.1:0", "--admin", f"unix:{path}/a.sock", file], cwd=path
+    )
+
+
+def connect(server: Process, path: Path) -> serve.Client:
+    said(server, "serving")
+    return serve.connect(f"unix:{path}/a.sock")
+
+
+def said(server: Process, words: str) -> None:
+    until(lambda: words in server.said, f"the server to say {words!r}")
+
+
+def reloaded(server: Process, times: int) -> None:
+    until(lambda: server.said.count('"msg":"reloaded"') == times, f"reload {times}: {server.said}")
+
+
+def test_sighup_changes_everything_in_the_file_without_a_failed_query(folder: Folder) -> None:
+    other = "  other: {python: {file: model.py, object: model}}\n"
+    with serving("shoal.yaml", folder.path) as server:
+        client = connect(server, folder.path)
+        with Loads(client, "m") as load:
+            changes: tuple[Callable[[], object], ...] = (
+                lambda: folder.version("v2"),
+                lambda: folder.config("{num_replicas: 3, max_batch_size: 2}"),
+                lambda: folder.config("{num_replicas: 1}", "{m: 0.5, other: 0.5}", other),
+                lambda: folder.config("{env: {A: b}}", "{other: 1}", other),
+                folder.last,
+            )
+            for i, change in enumerate(changes, 1):
+                load.more(20)
+                change()
+                server.signal(signal.SIGHUP)
+                reloaded(server, i)
+            marks = load.marks
+            load.more(20)
+        assert load.errors == []
+        assert set(load.versions(marks)) == {"v3"}
+        assert list(client.list_backends()) == ["m"]
+        client.shutdown()
+
+
+def test_sighup_with_a_wrong_file_changes_nothing(folder: Folder) -> None:
+    with serving("shoal.yaml", folder.path) as server:
+        client = connect(server, folder.path)
+        with Loads(client, "m") as load:
+            load.more(20)
+            for wrong, complaint in (
+                ("{max_batchsize: 1}", "did you mean"),
+                ("{num_replicas: 0}", "must be at least 1"),
+                ("{env: {A: 1}}", "must be a text"),
+            ):
+                folder.config(wrong)
+                server.signal(signal.SIGHUP)
+                said(server, complaint)
+            (folder.path / "model.py").write_text("raise RuntimeError('no weights')\n")
+            folder.config()
+            server.signal(signal.SIGHUP)
+            said(server, "no weights")
+            load.more(20)
+        assert load.errors == []
+        assert set(load.versions()) == {"v1"}
+        assert '"msg":"reloaded"' not in server.said
+        client.shutdown()
+
+
+APP = """
+from model import model
+from shoal import serve
+
+serve.init()
+serve.create_backend("m", model)
+serve.create_endpoint("m", backend="m", route="/m", methods=["GET"])
+"""
+
+
+@pytest.mark.parametrize("file", ["app.py", "model.py:model"])
+def test_sighup_deploys_a_python_file_anew(folder: Folder, file: str) -> None:
+    (folder.path / "app.py").write_text(APP)
+    endpoint = "m" if file == "app.py" else "model"
+    with serving(file, folder.path) as server:
+        client = connect(server, folder.path)
+        with Loads(client, endpoint) as load:
+            load.more(20)
+            folder.version("v2")
+            server.signal(signal.SIGHUP)
+            reloaded(server, 1)
+            marks = load.marks
+            load.more(20)
+        assert load.errors == []
+        assert set(load.versions(marks)) == {"v2"}
+        client.shutdown()
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_server_stops_when_its_terminal_is_closed(folder: Folder, nohup: bool) -> None:
+    """Unless it was started with nohup; either way the terminal's end is no reload."""
+    ready = folder.path / "ready"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        if nohup:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        output = os.open(ready, os.O_CREAT | os.O_WRONLY)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.chdir(folder.path)
+        arguments = ["serve", "--json", "--http", "127.0.0.1:0", "--admin", f"unix:{folder.path}/a.sock"]
+        os.execv(SHOAL, [str(SHOAL), *arguments, "shoal.yaml"])
+    try:
+        until(lambda: ready.exists() and '"ready":true' in ready.read_text(), "the server to be up")
+        os.close(terminal)
+        if nohup:
+            time.sleep(0.2)  # it cannot be waited for that nothing happens
+            assert alive(pid)
+            client = serve.connect(f"unix:{folder.path}/a.sock")
+            assert client.status()["ready"]
+            client.shutdown()
+            os.kill(pid, signal.SIGTERM)
+        _, status = os.waitpid(pid, 0)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    assert os.waitstatus_to_exitcode(status) == 0, ready.read_text()
+    assert ("the terminal was closed" in ready.read_text()) is not nohup
+    assert '"msg":"reloaded"' not in ready.read_text()
+
+
+def test_shoal_reload_says_what_it_did(folder: Folder) -> None:
+    with serving("shoal.yaml", folder.path) as server:
+        client = connect(server, folder.path)
+        client.shutdown()
+        folder.version("v2")
+        done = run([SHOAL, "--server", f"unix:{folder.path}/a.sock", "reload"])
+        assert done.output == "deployed: m\n", done.said
