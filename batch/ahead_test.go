@@ -37,3 +37,20 @@ func TestWhatIsGivenBackAfterADrainThatEndedFails(t *testing.T) {
 	stats := s.Stats()
 	check(t, "queries not accounted for", stats.Admitted-stats.Dropped-stats.Answered-stats.Failed, 0)
 }
+
+// A replica that is replaced may be busy for long, or for ever, with what it has begun.
+func TestADetachedReplicaIsAskedForWhatItHasNotBegun(t *testing.T) {
+	s := &scene{T: t, clock: newVirtualClock()}
+	s.Batcher = batch.New(options{Limits: batch.Limits{MaxBatchSize: 2}, Clock: s.clock})
+	var old []*textBatch
+	s.replica = s.AttachAhead(1, 1, func(b *textBatch) { old = append(old, b) }, (*textBatch).Return)
+	begun, ahead := s.arrive("a"), s.arrive("b", "c")
+	check(t, "batches at the replica", len(old), 2)
+	detached := s.replica.Detach()
+	s.Attach(1, func(b *textBatch) { s.running = append(s.running, b) })
+	check(t, "what the other computes meanwhile", s.rest(), "b c: full")
+	check(t, "the answer of b", ahead[0].Out, "B")
+	old[0].Finish([]string{"A"}, nil)
+	<-detached
+	check(t, "the answer of a", begun[0].Out, "A")
+}

@@ -144,6 +144,16 @@ func (r *reference) recall() bool {
 	return false
 }
 
+// leave asks a seat that is detached for all that it has not begun.
+func (r *reference) leave(s *seat) {
+	for i := len(s.batches) - 1; i >= s.slots; i-- {
+		if l := s.batches[i]; s.yields {
+			r.giveBack(s, l)
+			r.dispatch()
+		}
+	}
+}
+
 // giveBack puts the queries of a batch back where they were.
 func (r *reference) giveBack(s *seat, l *load) {
 	s.release(fmt.Sprint(ids(l.asks)), r.now)
@@ -555,6 +565,7 @@ func (m *machine) detach() {
 	m.replicas = slices.Delete(m.replicas, i, i+1)
 	m.ref.seats = slices.Delete(m.ref.seats, i, i+1)
 	m.leaving = append(m.leaving, r)
+	m.ref.leave(r.seat)
 	r.done = r.Detach()
 }
 

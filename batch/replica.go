@@ -253,14 +253,23 @@ func (r *Replica[In, Out]) begin(now time.Time) {
 	}
 }
 
-// Detach takes the replica off the batcher: it gets no more batches. The
-// channel is closed once the batches it has are finished or given back.
+// Detach takes the replica off the batcher: it gets no more batches, and is asked
+// to give back what was sent ahead, for others to compute. The channel is closed
+// once the batches it has are finished or given back.
 func (r *Replica[In, Out]) Detach() <-chan struct{} {
+	for _, b := range r.detach() {
+		r.recall(b)
+	}
+	return r.done
+}
+
+// detach is Detach that returns the batches to ask for, the last first.
+func (r *Replica[In, Out]) detach() (ahead []*Batch[In, Out]) {
 	b := r.batcher
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if r.detached {
-		return r.done
+		return nil
 	}
 	r.detached = true
 	b.count(r, -1)
@@ -268,5 +277,9 @@ func (r *Replica[In, Out]) Detach() <-chan struct{} {
 	if len(r.batches) == 0 {
 		close(r.done)
 	}
-	return r.done
+	for i := len(r.batches) - 1; i >= r.slots; i-- {
+		r.batches[i].asked = true
+		ahead = append(ahead, r.batches[i])
+	}
+	return ahead
 }

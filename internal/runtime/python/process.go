@@ -24,6 +24,8 @@ import (
 type runtime struct {
 	spec Spec
 	opts Options
+	// start makes a worker's process; nil means spawn.
+	start func(serving.ReplicaSpec) (*process, error)
 }
 
 // initFrame is the body of an INIT frame.
@@ -57,7 +59,11 @@ type readyFrame struct {
 
 // Start implements serving.Runtime.
 func (r *runtime) Start(ctx context.Context, spec serving.ReplicaSpec) (serving.Instance[*serving.Call, serving.Response], error) {
-	p, err := r.spawn(spec)
+	start := r.start
+	if start == nil {
+		start = r.spawn
+	}
+	p, err := start(spec)
 	if err != nil {
 		return nil, &serving.LoadError{Backend: spec.Backend, Type: "StartError", Message: err.Error()}
 	}

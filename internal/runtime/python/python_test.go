@@ -13,13 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/shoalserve/shoal/batch"
 	"github.com/shoalserve/shoal/internal/serving"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // deploy starts a backend of a function or class in testdata.
 func deploy(t *testing.T, spec Spec, config serving.Config, opts Options) (serving.Backend, error) {
