@@ -38,13 +38,17 @@ type Config struct {
 	Timeout time.Duration
 	// ExposeTraceback shows HTTP callers the stack of a model that panicked.
 	ExposeTraceback bool
+	// BatchTimeout is the longest that a replica may compute one batch. One that
+	// takes longer gets [ErrBatchTimeout], its function's context ends, and
+	// another replica takes the place; the function itself cannot be stopped. Default none.
+	BatchTimeout time.Duration
 }
 
 func (c Config) internal() (serving.Config, error) {
 	config := serving.Config{
 		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: serving.Duration(c.BatchWaitTimeout), LeaveAtOnce: c.LeaveAtOnce, LatencySLO: serving.Duration(c.LatencySLO), NumReplicas: c.NumReplicas,
 		MaxQueued: c.MaxQueued, MaxQueuedBytes: serving.Size(c.MaxQueuedBytes), MaxConcurrentBatches: c.MaxConcurrentBatches,
-		Timeout: serving.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback,
+		Timeout: serving.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback, BatchTimeout: serving.Duration(c.BatchTimeout),
 	}
 	return config, config.Validate()
 }
@@ -53,7 +57,7 @@ func newConfig(c serving.Config) Config {
 	return Config{
 		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: time.Duration(c.BatchWaitTimeout), LeaveAtOnce: c.LeaveAtOnce, LatencySLO: time.Duration(c.LatencySLO), NumReplicas: c.NumReplicas,
 		MaxQueued: c.MaxQueued, MaxQueuedBytes: int64(c.MaxQueuedBytes), MaxConcurrentBatches: c.MaxConcurrentBatches,
-		Timeout: time.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback,
+		Timeout: time.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback, BatchTimeout: time.Duration(c.BatchTimeout),
 	}
 }
 

@@ -18,6 +18,9 @@ var (
 	ErrAlreadyExists error = &serving.Error{Code: serving.AlreadyExists}
 	// ErrInUse refuses to delete a backend that an endpoint uses.
 	ErrInUse error = &serving.Error{Code: serving.InUse}
+	// ErrBatchTimeout is what the queries of a batch get that computed for longer
+	// than Config.BatchTimeout.
+	ErrBatchTimeout error = &serving.Error{Code: serving.BatchTimeout}
 	// ErrInvalidArgument refuses a config, a route or weights that make no sense.
 	ErrInvalidArgument error = &serving.Error{Code: serving.InvalidArgument}
 )

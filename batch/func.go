@@ -5,12 +5,13 @@ import (
 	"errors"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 )
 
 // Func is a model in this process: it gets the inputs of one batch and returns
 // as many outputs, in the same order, or an error for all, or [ItemErrors].
 // Its context carries the batch's [Origin] and ends when the replica is stopped
-// before it is idle.
+// before it is idle, or when the batch is interrupted.
 type Func[In, Out any] func(ctx context.Context, in []In) ([]Out, error)
 
 // ErrStopped is the cause of the context's end in a Func whose replica was
@@ -19,11 +20,11 @@ var ErrStopped = errors.New("replica stopped")
 
 // Runner computes batches with a Func, on goroutines of its own.
 type Runner[In, Out any] struct {
-	fn       Func[In, Out]
-	contexts [2]context.Context // by Origin
-	cancel   context.CancelCauseFunc
-	running  sync.WaitGroup
-	done     chan struct{} // closed when the goroutines have ended
+	fn      Func[In, Out]
+	slots   []slot[In, Out]
+	cancel  context.CancelCauseFunc
+	running sync.WaitGroup
+	done    chan struct{} // closed when the goroutines have ended
 
 	mu     sync.Mutex // guards sends to and the closing of work
 	closed bool
@@ -36,10 +37,13 @@ func NewRunner[In, Out any](slots int, fn Func[In, Out]) *Runner[In, Out] {
 	slots = max(1, slots)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	// The channel has room for every slot, so that handing over never blocks.
-	r := &Runner[In, Out]{fn: fn, cancel: cancel, done: make(chan struct{}), work: make(chan *Batch[In, Out], slots)}
-	r.contexts = [...]context.Context{API: withOrigin(ctx, API), Web: withOrigin(ctx, Web)}
-	for range slots {
-		r.running.Go(r.compute)
+	r := &Runner[In, Out]{
+		fn: fn, slots: make([]slot[In, Out], slots), cancel: cancel,
+		done: make(chan struct{}), work: make(chan *Batch[In, Out], slots),
+	}
+	for i := range r.slots {
+		r.slots[i].init(ctx)
+		r.running.Go(func() { r.compute(&r.slots[i]) })
 	}
 	go func() {
 		r.running.Wait()
@@ -49,24 +53,74 @@ func NewRunner[In, Out any](slots int, fn Func[In, Out]) *Runner[In, Out] {
 	return r
 }
 
+// slot is the place of one batch that a Runner computes.
+type slot[In, Out any] struct {
+	contexts [origins]context.Context
+	cancel   context.CancelCauseFunc
+	// computing is the ID of the batch that fn has, 0 for none. Whoever sets it
+	// to 0 has the batch: the goroutine when fn returns, or Interrupt before.
+	computing atomic.Uint64
+	batch     *Batch[In, Out] // that of computing
+}
+
+func (s *slot[In, Out]) init(ctx context.Context) {
+	ctx, s.cancel = context.WithCancelCause(ctx)
+	s.contexts = [...]context.Context{API: withOrigin(ctx, API), Web: withOrigin(ctx, Web)}
+}
+
+// begin books the batch that fn is about to get.
+func (s *slot[In, Out]) begin(b *Batch[In, Out]) {
+	s.batch = b
+	s.computing.Store(b.ID)
+}
+
 // compute is one of the Runner's goroutines. If fn ends the goroutine, as the
 // FailNow of a test does, its batch fails and another goroutine goes on.
-func (r *Runner[In, Out]) compute() {
-	var computing *Batch[In, Out]
+func (r *Runner[In, Out]) compute(s *slot[In, Out]) {
+	returned := true
 	defer func() {
-		if computing != nil {
-			r.running.Go(r.compute)
-			computing.Finish(nil, &PanicError{Where: "model", Value: "runtime.Goexit was called", Stack: debug.Stack()})
+		if returned {
+			return
+		}
+		if b := s.batch; s.computing.CompareAndSwap(b.ID, 0) {
+			r.running.Go(func() { r.compute(s) })
+			b.Finish(nil, &PanicError{Where: "model", Value: "runtime.Goexit was called", Stack: debug.Stack()})
 		}
 	}()
 	for b := range r.work {
-		computing = b
-		out, err := protect(r.contexts[b.Origin], r.fn, b.Inputs())
-		computing = nil
+		id, ctx, in := b.ID, s.contexts[b.Origin], b.Inputs()
+		s.begin(b) // from here on the batch may be taken away
+		returned = false
+		out, err := protect(ctx, r.fn, in)
+		returned = true
+		if !s.computing.CompareAndSwap(id, 0) {
+			return // the batch was taken away: it is not ours to look at any more
+		}
 		b.Finish(out, err)
 		b.reuse()
 	}
 }
+
+// Interrupt fails the batch of that ID with err, now, and ends its context,
+// whose cause is err; it reports false if the batch is not being computed. What
+// the Func returns for it is dropped. Its goroutine ends with the Func, if that ever
+// returns, and computes nothing more, so a Runner that was interrupted should
+// be detached before, and replaced.
+func (r *Runner[In, Out]) Interrupt(id uint64, err error) bool {
+	for i := range r.slots {
+		s := &r.slots[i]
+		if s.computing.CompareAndSwap(id, 0) {
+			b := s.batch
+			s.cancel(err)
+			b.Finish(nil, err)
+			return true
+		}
+	}
+	return false
+}
+
+// Done is closed when the Runner was stopped and its last Func has returned.
+func (r *Runner[In, Out]) Done() <-chan struct{} { return r.done }
 
 // Run hands over a batch. After Stop its queries fail with ErrStopped.
 func (r *Runner[In, Out]) Run(b *Batch[In, Out]) {

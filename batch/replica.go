@@ -89,6 +89,9 @@ func (b *Batch[In, Out]) Complete() {
 	}
 	b.Computed = now.Sub(b.started)
 	m.stats.Batches++
+	if failed < len(b.Queries) {
+		r.answered++
+	}
 	m.stats.Failed += uint64(failed)
 	m.stats.Answered += uint64(len(b.Queries) - failed)
 	m.countSize(len(b.Queries))
@@ -176,6 +179,7 @@ type Replica[In, Out any] struct {
 	batches      []*Batch[In, Out] // in the order they came; all but the first slots of them were sent ahead
 	detached     bool
 	done         chan struct{} // closed when detached and nothing runs
+	answered     uint64        // batches of which at least one query got an answer
 }
 
 // Attach gives the batcher a replica that computes up to slots batches at a
@@ -251,6 +255,31 @@ func (r *Replica[In, Out]) begin(now time.Time) {
 			b.started = now
 		}
 	}
+}
+
+// Activity is what a replica does at one moment.
+type Activity struct {
+	// Oldest is the ID of the batch that has computed longest, Since is when the
+	// replica could begin it; zero where the replica is idle.
+	Oldest uint64
+	Since  time.Time
+	// Queries is the number of queries in that batch, Batches how many batches
+	// the replica has, with those that were sent ahead.
+	Queries, Batches int
+	// Answered counts the batches of which at least one query got an answer.
+	Answered uint64
+}
+
+// Activity returns what the replica does now.
+func (r *Replica[In, Out]) Activity() Activity {
+	r.batcher.mu.Lock()
+	defer r.batcher.mu.Unlock()
+	a := Activity{Batches: len(r.batches), Answered: r.answered}
+	if len(r.batches) > 0 {
+		oldest := r.batches[0] // batches get their slots in the order they came
+		a.Oldest, a.Since, a.Queries = oldest.ID, oldest.started, len(oldest.Queries)
+	}
+	return a
 }
 
 // Detach takes the replica off the batcher: it gets no more batches, and is asked

@@ -85,6 +85,11 @@ type BackendStatus struct {
 	Running  int             `json:"running"`
 	Restarts uint64          `json:"restarts"` // of all replicas, also of those that are gone
 	Stats    Stats           `json:"stats"`
+
+	// RestartReasons are the Restarts by why they were needed.
+	RestartReasons map[RestartReason]uint64 `json:"restart_reasons"`
+	// Stuck counts replicas that were given up and have not ended.
+	Stuck int `json:"stuck"`
 }
 
 // ReplicaStatus is a replica as operators see it.

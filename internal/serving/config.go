@@ -46,6 +46,12 @@ type Config struct {
 	Env map[string]string `json:"env,omitempty"`
 	// ExposeTraceback shows the model's traceback to web callers.
 	ExposeTraceback bool `json:"expose_traceback"`
+	// BatchTimeout is the longest that a replica may compute one batch; one that
+	// takes longer is replaced. Default none.
+	BatchTimeout Duration `json:"batch_timeout,omitempty"`
+	// HeartbeatTimeout is how long an idle worker process may fail to give a sign
+	// of life before it is replaced. Default 30s.
+	HeartbeatTimeout Duration `json:"heartbeat_timeout"`
 }
 
 // DecodeConfig reads a config in JSON on top of base: absent keys keep base's
@@ -129,10 +135,12 @@ func (c Config) validate(set map[string]json.RawMessage) error {
 	case c.BatchWaitTimeout < 0:
 		return Errorf(InvalidArgument, "config: batch_wait_timeout must not be negative, got %v", time.Duration(c.BatchWaitTimeout))
 	}
-	if err := c.validateSLO(); err != nil {
-		return err
+	for _, check := range []func() error{c.validateSLO, c.validateWatch, c.validateEnv} {
+		if err := check(); err != nil {
+			return err
+		}
 	}
-	return c.validateEnv()
+	return nil
 }
 
 // validateEnv refuses what no process can have in its environment.
@@ -144,6 +152,24 @@ func (c Config) validateEnv() error {
 		if strings.ContainsRune(value, 0) {
 			return Errorf(InvalidArgument, "config: env: the value of %s holds a zero byte", name)
 		}
+	}
+	return nil
+}
+
+// The least that makes sense; below it a watchdog would mostly kill what is well.
+const (
+	minBatchTimeout     = time.Millisecond
+	minHeartbeatTimeout = 100 * time.Millisecond
+)
+
+// validateWatch refuses times after which no replica could live.
+func (c Config) validateWatch() error {
+	batch, heartbeat := time.Duration(c.BatchTimeout), time.Duration(c.HeartbeatTimeout)
+	switch {
+	case batch != 0 && batch < minBatchTimeout:
+		return Errorf(InvalidArgument, "config: batch_timeout must be at least %v, got %v; 0 means none", minBatchTimeout, batch)
+	case heartbeat != 0 && heartbeat < minHeartbeatTimeout:
+		return Errorf(InvalidArgument, "config: heartbeat_timeout must be at least %v, got %v; one of many hours is as good as none", minHeartbeatTimeout, heartbeat)
 	}
 	return nil
 }
@@ -186,6 +212,9 @@ func (c Config) withDefaults(batched bool) Config {
 	}
 	if c.Timeout == 0 {
 		c.Timeout = Duration(60 * time.Second)
+	}
+	if c.HeartbeatTimeout == 0 {
+		c.HeartbeatTimeout = Duration(30 * time.Second)
 	}
 	return c
 }

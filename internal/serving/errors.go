@@ -30,6 +30,7 @@ const (
 	LoadFailed       Code = "LoadFailed"
 	Unauthorized     Code = "Unauthorized"
 	Internal         Code = "Internal"
+	BatchTimeout     Code = "BatchTimeout"
 )
 
 var statuses = map[Code]int{
@@ -49,6 +50,7 @@ var statuses = map[Code]int{
 	LoadFailed:       http.StatusUnprocessableEntity,
 	Unauthorized:     http.StatusUnauthorized,
 	Internal:         http.StatusInternalServerError,
+	BatchTimeout:     http.StatusGatewayTimeout,
 }
 
 // Error is an error of the server's own, with the code that callers decide on.

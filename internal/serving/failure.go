@@ -21,6 +21,9 @@ func ModelFailure(backend string, err error, trip batch.Trip) error {
 	if own, ok := errors.AsType[*ModelError](err); ok {
 		return own
 	}
+	if own, ok := errors.AsType[*Error](err); ok {
+		return own // the server's, about the replica
+	}
 	failure := &ModelError{Backend: backend, Type: fmt.Sprintf("%T", err), Message: err.Error(), Status: http.StatusInternalServerError, Err: err}
 	if p, ok := errors.AsType[*batch.PanicError](err); ok && p.Where == "model" {
 		failure.Type, failure.Traceback = "panic", string(p.Stack)

@@ -38,7 +38,8 @@ type Pool[In, Out any] struct {
 
 	config   atomic.Pointer[Config]
 	newest   atomic.Pointer[Instance[In, Out]] // the last that was put to work
-	restarts atomic.Uint64                     // of all replicas, also of those that are gone
+	restarts restartCounts                     // of all replicas, also of those that are gone
+	stuck    atomic.Int64                      // instances that were given up and are not gone
 
 	open  context.Context // ends when Close begins
 	shut  context.CancelFunc
@@ -222,6 +223,12 @@ func (p *Pool[In, Out]) Update(ctx context.Context, next Config) error {
 	p.config.Store(&next)
 	p.batcher.Update(next.limits())
 	p.replicas = keep
+	for _, r := range keep {
+		select {
+		case r.changed <- struct{}{}:
+		default:
+		}
+	}
 	p.adopt(instances, fresh)
 	// The caller may leave, but what the old replicas accepted is to be finished.
 	stop, cancel := context.WithTimeout(p.grace, stopTimeout)
@@ -279,8 +286,9 @@ func (p *Pool[In, Out]) Status() BackendStatus {
 	counts := p.batcher.Stats()
 	s := BackendStatus{
 		Name: p.name, Kind: p.kind, State: StateStarting, Config: p.Config(), Replicas: []ReplicaStatus{},
-		Queued: counts.Queued, Running: counts.Running, Restarts: p.restarts.Load(), Stats: newStats(counts),
+		Queued: counts.Queued, Running: counts.Running, Stats: newStats(counts), Stuck: int(p.stuck.Load()),
 	}
+	s.RestartReasons, s.Restarts = p.restarts.byReason()
 	p.statusMu.Lock()
 	shown := p.shown
 	p.statusMu.Unlock()

@@ -2,6 +2,7 @@ package serving
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ type replica[In, Out any] struct {
 	stopping context.Context // ends when stop was called
 	askStop  context.CancelFunc
 	done     chan struct{} // closed when supervise returns
+	changed  chan struct{} // has room for one: the config changed
 
 	mu      sync.Mutex
 	now     ReplicaStatus
@@ -27,7 +29,7 @@ type replica[In, Out any] struct {
 }
 
 func newReplica[In, Out any](p *Pool[In, Out], index int) *replica[In, Out] {
-	r := &replica[In, Out]{pool: p, index: index, done: make(chan struct{})}
+	r := &replica[In, Out]{pool: p, index: index, done: make(chan struct{}), changed: make(chan struct{}, 1)}
 	r.now = ReplicaStatus{Index: index, State: StateStarting}
 	r.stopping, r.askStop = context.WithCancel(context.Background())
 	return r
@@ -64,33 +66,83 @@ func (r *replica[In, Out]) supervise(instance Instance[In, Out], attached *batch
 	}
 }
 
-// watch lets an instance work until it dies (true) or the replica is to stop.
-func (r *replica[In, Out]) watch(instance Instance[In, Out], attached *batch.Replica[In, Out]) (died bool) {
-	select {
-	case <-instance.Exited():
-		// First no more batches, then an end for those it had: the other way
-		// round they would be answered by the dead instance's next batch.
-		attached.Detach()
-		r.fail(instance.Err())
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = instance.Stop(ctx) // it is dead already; fail said why
-		return true
-	case <-r.stopping.Done():
+// watch lets an instance work until it is of no more use (true) or the replica
+// is to stop.
+func (r *replica[In, Out]) watch(instance Instance[In, Out], attached *batch.Replica[In, Out]) (again bool) {
+	dog := r.watchdog(instance, attached)
+	defer dog.timer.Stop()
+	for {
+		select {
+		case <-instance.Exited():
+			// First no more batches, then an end for those it had: the other way
+			// round they would be answered by the dead instance's next batch.
+			attached.Detach()
+			r.fail(ReasonDied, instance.Err())
+			r.end(instance)
+			return true
+		case <-dog.timer.C:
+		case <-r.changed:
+		case <-r.stopping.Done():
+			r.drain(instance, attached, dog)
+			return false
+		}
+		if s := dog.look(); s != nil {
+			r.giveUp(instance, attached, s)
+			r.end(instance)
+			return true
+		}
 	}
+}
+
+// drain lets an instance finish its batches, as long as the stop may take, and stops it.
+func (r *replica[In, Out]) drain(instance Instance[In, Out], attached *batch.Replica[In, Out], dog *watchdog[In, Out]) {
 	r.set(StateDraining, instance.PID())
 	ctx := r.stopContext()
-	select {
-	case <-attached.Detach():
-	case <-instance.Exited():
-	case <-ctx.Done():
+	for detached, finished := attached.Detach(), false; !finished; {
+		select {
+		case <-detached:
+			finished = true
+		case <-instance.Exited():
+			finished = true
+		case <-ctx.Done():
+			finished = true
+		case <-dog.timer.C:
+			if s := dog.look(); s != nil {
+				r.giveUp(instance, attached, s)
+				finished = true
+			}
+		}
 	}
 	err := instance.Stop(ctx)
 	r.mu.Lock()
 	r.stopErr = err
 	r.mu.Unlock()
 	r.set(StateStopped, 0)
-	return false
+}
+
+// giveUp takes a stuck instance off the batcher and makes it end.
+func (r *replica[In, Out]) giveUp(instance Instance[In, Out], attached *batch.Replica[In, Out], s *stuck) {
+	reason := ReasonHeartbeat
+	if s.id != 0 {
+		reason = ReasonBatchTimeout
+	}
+	err := Errorf(s.err.Code, "backend %q: replica %d (pid %d): %s", r.pool.name, r.index, instance.PID(), s.err.Message)
+	attached.Detach() // or the batch's failure would bring it another
+	r.fail(reason, err)
+	if i, ok := instance.(Interrupter); ok {
+		i.Interrupt(s.id, err)
+	}
+}
+
+// killGrace is how long an instance that died or was given up may take to end.
+const killGrace = 10 * time.Second
+
+// end stops an instance that is of no more use; fail said why.
+func (r *replica[In, Out]) end(instance Instance[In, Out]) {
+	ctx, cancel := context.WithTimeout(context.Background(), killGrace)
+	defer cancel()
+	_ = instance.Stop(ctx)
+	r.pool.leave(instance)
 }
 
 // steady is how long an instance must live for its death to count as a new
@@ -113,6 +165,11 @@ func (r *replica[In, Out]) restart(pause backoff.BackOff) Instance[In, Out] {
 		case <-r.stopping.Done():
 			return nil
 		}
+		if n := r.pool.stuck.Load(); n >= maxStuck {
+			r.set(StateFailed, 0)
+			r.note(fmt.Sprintf("%d computations that were given up never ended; a replica is started again when one does, or when the server is restarted", n))
+			continue
+		}
 		r.set(StateStarting, 0)
 		spec := ReplicaSpec{Backend: r.pool.name, Index: r.index, Config: r.pool.Config()}
 		instance, err := r.pool.runtime.Start(r.stopping, spec)
@@ -123,19 +180,19 @@ func (r *replica[In, Out]) restart(pause backoff.BackOff) Instance[In, Out] {
 		if r.stopping.Err() != nil {
 			return nil
 		}
-		r.fail(err)
+		r.fail(ReasonStart, err)
 	}
 }
 
 // fail records why an instance ended or could not start.
-func (r *replica[In, Out]) fail(err error) {
+func (r *replica[In, Out]) fail(reason RestartReason, err error) {
 	r.mu.Lock()
 	r.now.State, r.now.PID, r.now.Error = StateFailed, 0, err.Error()
 	r.now.Restarts++
 	restarts := r.now.Restarts
 	r.mu.Unlock()
-	r.pool.restarts.Add(1)
-	r.pool.log.Error("replica failed and will be restarted", "replica", r.index, "restarts", restarts, "error", err)
+	r.pool.restarts.add(reason)
+	r.pool.log.Error("replica failed and will be restarted", "replica", r.index, "restarts", restarts, "reason", reason, "error", err)
 }
 
 // stop ends the replica: its batches finish first, until ctx ends.
@@ -154,6 +211,13 @@ func (r *replica[In, Out]) stopContext() context.Context {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.stopCtx
+}
+
+// note records what keeps a replica from working.
+func (r *replica[In, Out]) note(why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.now.Error = why
 }
 
 func (r *replica[In, Out]) set(state State, pid int) {

@@ -150,7 +150,8 @@ var (
 	queuing  = describe("shoal_queued_queries", "Queries that wait.")
 	running  = describe("shoal_running_queries", "Queries that are being computed.")
 	replicas = describe("shoal_replicas", "Replicas by state.", "state")
-	restarts = describe("shoal_replica_restarts_total", "Times that a replica died and was to be restarted.")
+	restarts = describe("shoal_replica_restarts_total", "Times that a replica had to be restarted, by why.", "reason")
+	stuck    = describe("shoal_stuck_replicas", "Replicas that were given up and have not ended.")
 )
 
 // Describe implements prometheus.Collector. It describes nothing, which makes
@@ -186,7 +187,10 @@ func (d deployed) Collect(out chan<- prometheus.Metric) {
 		for _, state := range allStates { // those with none too: an alert needs a 0 to begin from
 			gauge(replicas, states[state], string(state))
 		}
-		count(restarts, b.Restarts)
+		for _, reason := range serving.RestartReasons() { // likewise
+			count(restarts, b.RestartReasons[reason], string(reason))
+		}
+		gauge(stuck, b.Stuck)
 	}
 }
 

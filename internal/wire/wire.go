@@ -27,6 +27,9 @@ const (
 	Keep    Kind = 10
 	Free    Kind = 11
 
+	Ping Kind = 14
+	Pong Kind = 15
+
 	Query   Kind = 16
 	Answer  Kind = 17
 	Cancel  Kind = 18
@@ -34,7 +37,7 @@ const (
 )
 
 // Version is the version of both protocols.
-const Version = 1
+const Version = 2
 
 // ErrorCode is the code of an answer that is an error payload; the others are
 // serving.Format.

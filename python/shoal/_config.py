@@ -22,6 +22,8 @@ KEYS = (
     "timeout",
     "env",
     "expose_traceback",
+    "batch_timeout",
+    "heartbeat_timeout",
 )
 
 

@@ -115,6 +115,12 @@ class WorkerDied(Error):
     """The model's process ended while it computed the batch."""
 
 
+class BatchTimeout(Error, TimeoutError):
+    """The batch computed for longer than the backend's batch_timeout; its worker was replaced."""
+
+    status = 504
+
+
 class LoadFailed(Error):
     """The backend could not be loaded; the message ends with the model's traceback."""
 
@@ -171,6 +177,7 @@ SERVER_ERRORS: dict[str, type[Error]] = {
         Unavailable,
         WrongAnswerCount,
         WorkerDied,
+        BatchTimeout,
         LoadFailed,
         Unauthorized,
     )

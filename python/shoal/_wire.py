@@ -12,6 +12,7 @@ Bytes: TypeAlias = bytes | bytearray | memoryview
 
 INIT, READY, FAILED, BATCH, RESULT, ERROR = 1, 2, 3, 4, 5, 6
 ARRAYS, ANSWERS, SHARED, KEEP, FREE = 7, 8, 9, 10, 11
+PING, PONG = 14, 15
 QUERY, ANSWER, CANCEL, GOODBYE = 16, 17, 18, 19
 
 JSON, TEXT, BYTES, RESPONSE, FAULT, PICKLE = 1, 2, 3, 4, 5, 6
@@ -25,7 +26,7 @@ MUST_CLAIM = 1
 HAS_REQUESTS = 2
 """Flag of an ARRAYS frame in which the requests come along."""
 
-PROTOCOL = 1
+PROTOCOL = 2
 LIMIT = 1 << 30
 
 U32 = Struct("<I")

@@ -67,6 +67,9 @@ class Worker:
         """Answer batches until the server closes the connection; then finish those that were begun."""
         threads = _Threads(self._concurrency) if self._concurrency > 1 else None
         while (frame := self._reader.read()) is not None:
+            if frame[0] == _wire.PING:
+                self._give_sign_of_life(threads)
+                continue
             job = self._open(frame)
             del frame
             if job is None:
@@ -125,6 +128,18 @@ class Worker:
                     self._sock.sendall(self._settle(reply, region))
             except (BrokenPipeError, ConnectionResetError):
                 pass  # nobody is there to hear it; the reader ends the process
+
+    def _give_sign_of_life(self, threads: _Threads | None) -> None:
+        """Answer a PING from where batches are computed, or would be."""
+        if self._loop is not None:
+            self._loop.call(self._pong)
+        elif threads is not None:
+            threads.start(self._pong)
+        else:
+            self._pong()
+
+    def _pong(self) -> None:
+        self._send(([_wire.PREFIX.pack(1, _wire.PONG)], _wire.PREFIX.size), None)
 
     def _settle(self, reply: Reply, region: Region) -> bytes:
         """The frames that end a batch with a region, which is the server's again unless the model kept it."""
@@ -215,6 +230,10 @@ class _Loop:
         future = self._submit(self._bounded(answer), self._loop)
         self._running.add(future)
         future.add_done_callback(self._running.discard)
+
+    def call(self, function: Any) -> None:
+        """Call a plain function on the loop."""
+        self._loop.call_soon_threadsafe(function)
 
     async def _bounded(self, answer: Any) -> None:
         async with self._room:

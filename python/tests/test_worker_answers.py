@@ -263,7 +263,7 @@ class TestLoading:
         assert "accept_batch" in server.failed["message"]
 
     def test_another_protocol(self, worker):
-        assert "protocol 2" in worker(lambda request: 1, protocol=2).failed["message"]
+        assert "protocol 1" in worker(lambda request: 1, protocol=1).failed["message"]
 
     def test_a_file(self, worker, tmp_path):
         path = tmp_path / "my_app.py"

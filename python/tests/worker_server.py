@@ -46,7 +46,7 @@ class WorkerServer:
             blob.write_bytes(cloudpickle.dumps((func_or_class, args, init.pop("init_kwargs", {}))))
             source = {"kind": "pickle", "path": str(blob)}
         self.init = {
-            "protocol": 1,
+            "protocol": _wire.PROTOCOL,
             "backend": "adder:v1",
             "replica": 0,
             "source": source,

@@ -8,6 +8,8 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/shoalserve/shoal/batch"
 	"github.com/shoalserve/shoal/internal/serving"
@@ -63,8 +65,9 @@ func protected(closer func() error) func() error {
 // instance is one replica. It shares the process, so it never ends by itself.
 type instance[In, Out any] struct {
 	*batch.Runner[In, Out]
-	close   func() error
-	batched bool
+	close       func() error
+	batched     bool
+	interrupted atomic.Bool
 }
 
 func (i *instance[In, Out]) Batched() bool { return i.batched }
@@ -75,18 +78,42 @@ func (i *instance[In, Out]) Exited() <-chan struct{} { return nil }
 
 func (i *instance[In, Out]) Err() error { return nil }
 
+// Interrupt implements serving.Interrupter.
+func (i *instance[In, Out]) Interrupt(id uint64, err error) {
+	i.interrupted.Store(true)
+	i.Runner.Interrupt(id, err)
+}
+
+// Gone implements serving.Interrupter.
+func (i *instance[In, Out]) Gone() <-chan struct{} { return i.Done() }
+
 // Stop implements serving.Instance. A function that does not return in time is
 // closed when it does, if ever: until then it uses what Close would take away.
 func (i *instance[In, Out]) Stop(ctx context.Context) error {
+	if i.interrupted.Load() {
+		go i.leave() // ends with the function
+		return nil
+	}
 	if err := i.Runner.Stop(ctx); err != nil {
-		go func() { // ends with the function
-			_ = i.Runner.Stop(context.Background()) // which never fails
-			_ = i.close()                           // nobody waits for it any more
-		}()
+		go i.leave() // likewise
 		return fmt.Errorf("stopping a replica: %w", err)
 	}
 	if err := i.close(); err != nil {
 		return fmt.Errorf("closing a replica: %w", err)
 	}
 	return nil
+}
+
+// lastBatches is what time the other batches of an interrupted replica have before
+// their contexts end.
+const lastBatches = time.Minute
+
+// leave closes the replica once its functions have returned, which may be never.
+func (i *instance[In, Out]) leave() {
+	ctx, cancel := context.WithTimeout(context.Background(), lastBatches)
+	defer cancel()
+	if i.Runner.Stop(ctx) != nil {
+		<-i.Done()
+	}
+	_ = i.close() // nobody waits for it any more
 }

@@ -220,10 +220,13 @@ func socketPair() (*net.UnixConn, *os.File, error) {
 
 // kill ends the worker's whole process group, unless it was waited for already
 // and its number may belong to another.
-func (p *process) kill() {
+func (p *process) kill() { p.signal(syscall.SIGKILL) }
+
+// signal sends a signal to the worker's whole process group, likewise.
+func (p *process) signal(s syscall.Signal) {
 	if p.cmd.Process.Signal(syscall.Signal(0)) == nil {
 		// The only error left is that it is gone, which is what was wanted.
-		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+		_ = syscall.Kill(-p.cmd.Process.Pid, s)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/shoalserve/shoal/batch"
@@ -33,9 +34,15 @@ type worker struct {
 	frame   frameWriter
 	over    error // why batches are not taken any more; nil while they are
 
+	sending atomic.Uint64 // the batch that is being written; 0 for none
+
 	mu       sync.Mutex
 	inFlight map[uint64]*callBatch
 	stopping bool
+	verdict  error     // why the worker was given up; nil while it was not
+	guilty   uint64    // the batch that the verdict is about
+	pinged   time.Time // when the PING was sent that was not answered; else zero
+	halted   time.Time // since when the process is known to be stopped; else zero
 
 	err    error         // why it ended; set before exited is closed
 	exited chan struct{} // closed when it ended by itself
@@ -78,9 +85,11 @@ func (w *worker) Run(b *callBatch) {
 	}
 	w.mu.Lock()
 	w.inFlight[b.ID] = b
+	w.sending.Store(b.ID)
 	w.mu.Unlock()
 	size, err := w.frame.prepare(b, w.answer.expect(b))
 	if err != nil {
+		w.sending.Store(0)
 		w.writing.Unlock()
 		// Nothing was written: the worker is well, the batch is not.
 		if w.claim(b.ID) != nil {
@@ -110,6 +119,7 @@ func (w *worker) send(b *callBatch) {
 	if err == nil {
 		err = w.frame.send(w.conn)
 	}
+	w.sending.Store(0)
 	w.writing.Unlock()
 	if err != nil {
 		// The socket is broken, so run is about to find the worker dead; Stop
@@ -221,6 +231,9 @@ func (w *worker) take(kind wire.Kind, body []byte) error {
 		return onID(body, w.arena.keep)
 	case wire.Free:
 		return onID(body, w.arena.letGo)
+	case wire.Pong:
+		w.pong()
+		return nil
 	default:
 		return fmt.Errorf("unexpected frame of kind %d", kind)
 	}
@@ -322,6 +335,12 @@ func (w *worker) failRest() {
 		err = w.err
 	default:
 	}
+	w.mu.Lock()
+	verdict, guilty := w.verdict, w.guilty
+	w.mu.Unlock()
+	if verdict != nil {
+		err = serving.Errorf(serving.WorkerDied, "the replica was replaced while it computed this: %v", verdict)
+	}
 	w.writing.Lock()
 	w.over = err
 	back := w.notBegun()
@@ -335,7 +354,11 @@ func (w *worker) failRest() {
 	for _, b := range back {
 		b.Return()
 	}
-	for _, b := range rest {
-		b.Finish(nil, err)
+	for id, b := range rest {
+		if id == guilty { // it was being written when it should have been failed
+			b.Finish(nil, verdict)
+		} else {
+			b.Finish(nil, err)
+		}
 	}
 }

@@ -111,3 +111,23 @@ def wait_for(requests, *, fifo=None):
             with open(path) as f:
                 f.read()
     return [os.getpid()] * len(requests)
+
+
+@serve.accept_batch
+def stubborn(requests, *, how=None):
+    """Hangs where it is told to, by kind; "ignore" does not listen to SIGTERM either."""
+    if how is not None and how[0] == "ignore":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while how is not None and how[0] in ("hang", "ignore"):
+        time.sleep(0.05)
+    return [os.getpid()] * len(requests)
+
+
+@serve.accept_batch
+async def blocks_its_loop(requests, *, block=None):
+    """Answers; when asked to, it leaves something behind that holds the event loop up for good."""
+    import asyncio
+
+    if block is not None and block[0]:
+        asyncio.get_running_loop().call_later(0.05, time.sleep, 3600)
+    return [os.getpid()] * len(requests)
