@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/config"
 	"github.com/shoalserve/shoal/internal/front/admin"
 	"github.com/shoalserve/shoal/internal/server"
@@ -42,9 +43,21 @@ func (f *serveFlags) reloading(c *cobra.Command, s *server.Server, given []strin
 		if err != nil {
 			return done, err
 		}
+		var next *auth.Prepared
+		if from.file != nil {
+			if next, err = s.PrepareAuth(from.file.Auth); err != nil {
+				return done, err
+			}
+		}
 		done.Applied, err = f.deploy(ctx, c, s, from, afresh || from.file == nil)
+		if err != nil && next != nil {
+			next.Discard()
+		}
 		if err != nil || from.file == nil {
 			return done, err
+		}
+		if next != nil {
+			next.Commit()
 		}
 		if !c.Flags().Changed("log-level") {
 			f.level.Set(from.file.Log.Level)
@@ -68,7 +81,8 @@ func fixed(started, now *config.File) (warnings []string) {
 
 // fixedKeys are what a file says that only a start reads, by section and key.
 func fixedKeys(file *config.File) map[string]any {
-	keys := map[string]any{"python.interpreter": file.Python.Interpreter, "log.format": file.Log.Format}
+	keys := map[string]any{"python.interpreter": file.Python.Interpreter, "log.format": file.Log.Format,
+		"python.allow_pickle": file.Python.AllowPickle, "audit.file": file.Audit.File}
 	for section, fields := range map[string]any{"http": file.HTTP, "admin": file.Admin} {
 		for field, value := range reflect.ValueOf(fields).Fields() {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")

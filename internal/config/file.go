@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/runtime/python"
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -21,6 +22,8 @@ var Schema []byte
 type File struct {
 	HTTP      HTTP
 	Admin     Admin
+	Auth      *auth.Config // nil: everybody may ask
+	Audit     Audit
 	Log       Log
 	Python    Python
 	Backends  map[string]Backend
@@ -46,6 +49,11 @@ type Admin struct {
 	TokenFile string `json:"token_file"`
 }
 
+// Audit is where changes are written down.
+type Audit struct {
+	File string `json:"file"`
+}
+
 // Log is how the server logs.
 type Log struct {
 	Format string     `json:"format"`
@@ -56,6 +64,7 @@ type Log struct {
 type Python struct {
 	Interpreter string   `json:"interpreter"`
 	SysPath     []string `json:"sys_path"`
+	AllowPickle *bool    `json:"allow_pickle"`
 }
 
 // Backend is a model version.
@@ -91,6 +100,8 @@ func Load(path string) (*File, error) {
 type rawFile struct {
 	HTTP      HTTP                   `json:"http"`
 	Admin     Admin                  `json:"admin"`
+	Auth      auth.Config            `json:"auth"`
+	Audit     Audit                  `json:"audit"`
 	Log       Log                    `json:"log"`
 	Python    Python                 `json:"python"`
 	Backends  map[string]rawBackend  `json:"backends"`

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/runtime/python"
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -49,11 +50,15 @@ func (p *parser) file() *File {
 	var raw rawFile
 	p.sections(&raw)
 	file := &File{
-		HTTP: raw.HTTP, Admin: raw.Admin, Log: raw.Log, Python: raw.Python,
+		HTTP: raw.HTTP, Admin: raw.Admin, Audit: raw.Audit, Log: raw.Log, Python: raw.Python,
 		Backends: make(map[string]Backend), Endpoints: make(map[string]Endpoint),
 	}
 	file.Admin.Address = p.adminAddress(raw.Admin.Address)
 	file.Admin.TokenFile = p.path(raw.Admin.TokenFile)
+	file.Audit.File = p.path(raw.Audit.File)
+	if p.doc.value["auth"] != nil {
+		file.Auth = p.auth(raw.Auth)
+	}
 	file.Python.Interpreter = p.executable(raw.Python.Interpreter)
 	for i, entry := range raw.Python.SysPath {
 		file.Python.SysPath[i] = p.path(entry)
@@ -77,7 +82,7 @@ func (p *parser) file() *File {
 // sections decodes each section by itself, so that an error names its place.
 func (p *parser) sections(raw *rawFile) {
 	for name, to := range map[string]any{
-		"http": &raw.HTTP, "admin": &raw.Admin, "log": &raw.Log, "python": &raw.Python,
+		"http": &raw.HTTP, "admin": &raw.Admin, "auth": &raw.Auth, "audit": &raw.Audit, "log": &raw.Log, "python": &raw.Python,
 		"backends": &raw.Backends, "endpoints": &raw.Endpoints,
 	} {
 		section, ok := p.doc.value[name].(map[string]any)
@@ -138,6 +143,18 @@ func (p *parser) adminAddress(address string) string {
 	}
 	p.fail([]string{"admin", "address"}, false, "address must be \"unix:/path\" or \"http://host:port\", not %q", address)
 	return ""
+}
+
+// auth makes the paths in a section relative to the file.
+func (p *parser) auth(c auth.Config) *auth.Config {
+	for name, key := range c.Keys {
+		key.File = p.path(key.File)
+		c.Keys[name] = key
+	}
+	for i := range c.JWT {
+		c.JWT[i].JWKSFile, c.JWT[i].PublicKeyFile = p.path(c.JWT[i].JWKSFile), p.path(c.JWT[i].PublicKeyFile)
+	}
+	return &c
 }
 
 // executable makes a path of a program relative to the file; a bare name is

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -32,6 +33,10 @@ func at(t *testing.T, pointer string) map[string]any {
 func keysOf(structType reflect.Type) []string {
 	var keys []string
 	for field := range structType.Fields() {
+		if field.Anonymous {
+			keys = append(keys, keysOf(field.Type)...)
+			continue
+		}
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		keys = append(keys, name)
 	}
@@ -42,6 +47,11 @@ func TestSchemaAndTypesHaveTheSameKeys(t *testing.T) {
 	for pointer, want := range map[string][]string{
 		"":                  keysOf(reflect.TypeFor[rawFile]()),
 		"properties/http":   keysOf(reflect.TypeFor[HTTP]()),
+		"properties/auth":   keysOf(reflect.TypeFor[auth.Config]()),
+		"properties/audit":  keysOf(reflect.TypeFor[Audit]()),
+		"$defs/issuer":      keysOf(reflect.TypeFor[auth.Issuer]()),
+		"$defs/key":         keysOf(reflect.TypeFor[auth.Key]()),
+		"$defs/certificate": keysOf(reflect.TypeFor[auth.Certificate]()),
 		"properties/admin":  keysOf(reflect.TypeFor[Admin]()),
 		"properties/log":    keysOf(reflect.TypeFor[Log]()),
 		"properties/python": keysOf(reflect.TypeFor[Python]()),

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/shoalserve/shoal/internal/artifact"
+	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/config"
 	"github.com/shoalserve/shoal/internal/front/admin"
 	"github.com/shoalserve/shoal/internal/front/rest"
@@ -32,6 +33,13 @@ type Options struct {
 	// "http://host:port" with a Token.
 	AdminAddress string
 	Token        string
+	// Auth are the credentials that the server takes; nil: everybody may ask, and
+	// the token, or the socket's owner, may do everything.
+	Auth *auth.Config
+	// AuditFile is where changes are written down; empty for the log.
+	AuditFile string
+	// NoPickle refuses models and queries that come as pickles.
+	NoPickle bool
 	// Interpreter is the Python of backends that name none. Default python3.
 	Interpreter string
 	// Rest are the limits of the HTTP front.
@@ -57,6 +65,8 @@ type Server struct {
 	control *admin.Front
 	prober  *serving.Prober
 	state   *state
+	auth    *auth.Authenticator // nil: nobody is asked
+	audit   *os.File            // nil: the log
 
 	reload    admin.Reload          // see Reloading
 	reloading chan struct{}         // has room for the one that runs, who has the fields below too
@@ -93,6 +103,9 @@ func (s *Server) open() (err error) {
 	if err := unpack(library); err != nil {
 		return err
 	}
+	if err := s.openAuth(); err != nil {
+		return err
+	}
 	artifacts, err := artifact.OpenDir(filepath.Join(s.state.path, "artifacts"), 0)
 	if err != nil {
 		return err
@@ -100,9 +113,10 @@ func (s *Server) open() (err error) {
 	if s.http, err = net.Listen("tcp", s.opts.HTTPAddress); err != nil {
 		return fmt.Errorf("listening for HTTP: %w", err)
 	}
-	if s.admin, err = admin.Listen(s.opts.AdminAddress, s.opts.Token); err != nil {
+	if s.admin, err = admin.Listen(s.opts.AdminAddress, s.opts.Token != "" || s.auth != nil); err != nil {
 		return err
 	}
+	s.warnOpen()
 	s.assemble(library, artifacts)
 	return nil
 }
@@ -118,9 +132,11 @@ func (s *Server) assemble(library string, artifacts artifact.Store) {
 	})
 	limits := s.opts.Rest
 	limits.Logger, limits.Metrics, limits.Prober = log, metrics, s.prober
+	limits.Auth = s.auth
 	s.front = rest.New(s.Registry, limits)
 	s.control = admin.New(admin.Options{
 		Registry: s.Registry, Prober: s.prober, Deployer: s.Deployer, Artifacts: artifacts, Logs: lines, Token: s.opts.Token,
+		Auth: s.auth, Audit: s.auditLog(), NoPickle: s.opts.NoPickle, Denied: func(reason string) { metrics.Denied("admin", reason) },
 		Version: s.opts.Version, HTTPAddress: s.HTTPAddress, Logger: log, ShutdownTimeout: limits.ShutdownTimeout,
 		Reload: s.Reload,
 	})
@@ -213,6 +229,10 @@ func (s *Server) Close(ctx context.Context) error {
 		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
 		}
+	}
+	s.auth.Close()
+	if s.audit != nil {
+		errs = append(errs, s.audit.Close())
 	}
 	if s.state != nil {
 		errs = append(errs, s.state.close())

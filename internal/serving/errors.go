@@ -29,6 +29,7 @@ const (
 	WorkerDied       Code = "WorkerDied"
 	LoadFailed       Code = "LoadFailed"
 	Unauthorized     Code = "Unauthorized"
+	Forbidden        Code = "Forbidden"
 	Internal         Code = "Internal"
 	BatchTimeout     Code = "BatchTimeout"
 )
@@ -49,6 +50,7 @@ var statuses = map[Code]int{
 	WorkerDied:       http.StatusInternalServerError,
 	LoadFailed:       http.StatusUnprocessableEntity,
 	Unauthorized:     http.StatusUnauthorized,
+	Forbidden:        http.StatusForbidden,
 	Internal:         http.StatusInternalServerError,
 	BatchTimeout:     http.StatusGatewayTimeout,
 }

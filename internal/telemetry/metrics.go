@@ -24,6 +24,7 @@ type Metrics struct {
 	sizes    *prometheus.HistogramVec
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
+	denied   *prometheus.CounterVec
 }
 
 // New returns Metrics with nothing measured yet.
@@ -46,8 +47,11 @@ func New() *Metrics {
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "shoal_http_request_duration_seconds", Help: "Time from a request's headers to its answer.", Buckets: seconds,
 		}, []string{"endpoint"}),
+		denied: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "shoal_requests_denied_total", Help: "Requests that were not let in, by the front that they came to and why.",
+		}, []string{"front", "reason"}),
 	}
-	m.registry.MustRegister(m.queued, m.computed, m.sizes, m.requests, m.duration,
+	m.registry.MustRegister(m.queued, m.computed, m.sizes, m.requests, m.duration, m.denied,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -60,6 +64,9 @@ func (m *Metrics) Watch(r *serving.Registry) { m.registry.MustRegister(deployed{
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
+
+// Denied counts a request that a front, "http" or "admin", did not let in.
+func (m *Metrics) Denied(front, reason string) { m.denied.WithLabelValues(front, reason).Inc() }
 
 // Observer returns where a backend's queries and batches are measured.
 func (m *Metrics) Observer(backend string) serving.Observer {

@@ -136,6 +136,12 @@ class Unauthorized(Error):
     status = 401
 
 
+class Forbidden(Error):
+    """The server knows the token, but its owner may not do this; or nobody may."""
+
+    status = 403
+
+
 class ModelError(Error):
     """The model raised an exception that could not travel here itself.
 
@@ -180,6 +186,7 @@ SERVER_ERRORS: dict[str, type[Error]] = {
         BatchTimeout,
         LoadFailed,
         Unauthorized,
+        Forbidden,
     )
 }
 """What the server gives under its own name (see "Link protocol" in docs/protocol.md)."""

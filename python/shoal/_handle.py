@@ -40,7 +40,7 @@ class Options(NamedTuple):
 class Handle:
     """Calls one endpoint. Cheap to make, safe to share between threads."""
 
-    __slots__ = ("_endpoint", "_connect", "_traffic", "_options", "_names", "_timeout", "_common")
+    __slots__ = ("_endpoint", "_connect", "_traffic", "_options", "_names", "_timeout", "_common", "_plain")
 
     def __init__(
         self,
@@ -64,6 +64,9 @@ class Handle:
         self._names = names[0], names[1], names[2], names[3]
         self._timeout = _milliseconds(options.timeout)
         self._common = _link.Common(self._names, self._timeout, options.priority, _head(options))
+        self._plain = _link.Common(
+            self._names, self._timeout, options.priority, _head(options, encoding="json")
+        )
 
     def remote(self, data: Any = None, /, **kwargs: Any) -> Ref[Any]:
         """Send one query and return a Ref to its answer at once.
@@ -73,10 +76,27 @@ class Handle:
         wait in this process; so any number of calls may be made in a row. Raises what pickling raises, and
         Unavailable when the client is shut down; everything else is raised by the ref.
         """
+        link = self._connect()
+        if link.plain:
+            return self._remote_plain(link, data, kwargs)
         payload, buffers = dumps_call(data, kwargs)
         if buffers or len(payload) > _link.MOST:  # which bytes and texts, that are no buffers, may be too
             return self._remote_with(payload, buffers)
-        return self._connect().submit(self._common, payload)
+        return link.submit(self._common, payload)
+
+    def _remote_plain(self, link: _link.Link, data: Any, kwargs: dict[str, Any]) -> Ref[Any]:
+        """Send a query as JSON, to a server that takes no pickles from this client."""
+        try:
+            payload = json.dumps({"data": data, "kwargs": kwargs}, allow_nan=False).encode()
+        except (TypeError, ValueError) as exc:
+            raise InvalidArgument(
+                f"this server takes no pickles from you, and JSON cannot carry the query: {exc}"
+            ) from None
+        if len(payload) > _link.MOST:
+            return link.refuse(
+                TooLarge(f"a query of {len(payload)} bytes; at most {_link.MOST} are possible")
+            )
+        return link.submit(self._plain, payload)
 
     def _remote_with(self, payload: bytes, buffers: list[memoryview]) -> Ref[Any]:
         sizes = [len(buffer) for buffer in buffers]
@@ -162,8 +182,8 @@ def _milliseconds(timeout: float | None) -> int:
     return max(1, round(timeout * 1000))
 
 
-def _head(options: Options, buffers: list[int] | None = None) -> bytes:
-    fields: dict[str, Any] = {}
+def _head(options: Options, buffers: list[int] | None = None, encoding: str = "") -> bytes:
+    fields: dict[str, Any] = {"encoding": encoding} if encoding else {}
     if buffers:
         fields["buffers"] = buffers
     if options.http_method != "GET":

@@ -76,8 +76,10 @@ def _answer_each(count: int) -> Struct:
 class Link:
     """An open link. Its threads in the background, which send and read, end with the connection."""
 
-    def __init__(self, sock: socket.socket, early: bytes = b"") -> None:
+    def __init__(self, sock: socket.socket, early: bytes = b"", *, plain: bool = False) -> None:
         """Take over a socket on which the server has answered 101; early is what it sent after that."""
+        self.plain = plain
+        """Whether the server takes queries in JSON only, and no pickles."""
         sock.settimeout(None)
         self._sock = sock
         self._inbox = Inbox(early)
@@ -379,7 +381,7 @@ def open_link(address: Address, headers: dict[str, str]) -> Link:
     try:
         sock = address.open()
         sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
-        early = _read_upgrade(sock)
+        early, plain = _read_upgrade(sock)
     except OSError as exc:
         if sock is not None:
             sock.close()
@@ -388,11 +390,14 @@ def open_link(address: Address, headers: dict[str, str]) -> Link:
         if sock is not None:
             sock.close()
         raise
-    return Link(sock, early)
+    return Link(sock, early, plain=plain)
 
 
-def _read_upgrade(sock: socket.socket) -> bytes:
-    """Read the answer to the upgrade; returns what came after it. Raises what the server refused with."""
+def _read_upgrade(sock: socket.socket) -> tuple[bytes, bool]:
+    """Read the answer to the upgrade; returns what came after it, and whether queries must be JSON.
+
+    Raises what the server refused with.
+    """
     data = b""
     while b"\r\n\r\n" not in data:
         data += _more(sock)
@@ -401,7 +406,7 @@ def _read_upgrade(sock: socket.socket) -> bytes:
     fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     status = status_line.split(" ")[1] if " " in status_line else ""
     if status == "101":
-        return rest
+        return rest, fields.get("shoal-encodings") == "json"
     length = int(fields.get("content-length") or 0)
     while len(rest) < length:
         rest += _more(sock)

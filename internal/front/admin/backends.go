@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/shoalserve/shoal/internal/artifact"
+	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/runtime/python"
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -49,10 +50,14 @@ type backendList struct {
 const probeTimeout = 2 * time.Second
 
 func (f *Front) status(w http.ResponseWriter, r *http.Request) error {
+	who := identityOf(r)
 	s := Status{
 		Version: f.opts.Version, PID: os.Getpid(), UptimeSeconds: time.Since(f.started).Seconds(),
 		HTTPAddress: f.opts.HTTPAddress(), Ready: true,
-		Backends: f.opts.Registry.BackendStatuses(), Endpoints: f.opts.Registry.EndpointStatuses(),
+		Backends: []serving.BackendStatus{}, Endpoints: f.visible(who),
+	}
+	if who.May(auth.Deploy) {
+		s.Backends = f.opts.Registry.BackendStatuses()
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), probeTimeout)
 	defer cancel()
@@ -64,6 +69,9 @@ func (f *Front) status(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (f *Front) upload(w http.ResponseWriter, r *http.Request) error {
+	if f.opts.NoPickle {
+		return errPickle
+	}
 	if f.opts.Artifacts == nil {
 		return serving.Errorf(serving.Unavailable, "this server keeps no artifacts")
 	}
@@ -73,6 +81,7 @@ func (f *Front) upload(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return artifactError(err)
 	}
+	note(r, "digest", digest, "size", size)
 	f.writeJSON(w, r, http.StatusCreated, Artifact{digest, size})
 	return nil
 }
@@ -101,6 +110,7 @@ func (f *Front) deploy(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(w, r, maxBody, &spec); err != nil {
 		return err
 	}
+	note(r, "replace", replace, "kind", spec.Source.Kind, "digest", spec.Source.Digest, "path", spec.Source.Path, "object", spec.Source.Object)
 	config, err := serving.DecodeConfig(serving.Config{}, spec.Config)
 	if err != nil {
 		return err
@@ -113,7 +123,6 @@ func (f *Front) deploy(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	f.opts.Logger.Info("backend deployed", "backend", name, "replace", replace)
 	f.writeJSON(w, r, http.StatusCreated, backend.Status())
 	return nil
 }
@@ -121,6 +130,9 @@ func (f *Front) deploy(w http.ResponseWriter, r *http.Request) error {
 func (f *Front) build(ctx context.Context, name string, spec python.Spec, config serving.Config) (serving.Backend, error) {
 	if f.opts.Deployer == nil {
 		return nil, serving.Errorf(serving.Unavailable, "this server runs no Python models")
+	}
+	if f.opts.NoPickle && (spec.Source.Kind == "pickle" || spec.Source.Digest != "") {
+		return nil, errPickle
 	}
 	if spec.Source.Digest != "" {
 		return f.buildArtifact(ctx, name, spec, config)
@@ -188,10 +200,10 @@ func (f *Front) updateConfig(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := f.untilDrain(r)
 	defer cancel()
 	name := r.PathValue("name")
+	note(r, "keys", keysOf(patch))
 	if err := f.opts.Registry.UpdateConfig(ctx, name, patch); err != nil {
 		return err
 	}
-	f.opts.Logger.Info("config changed", "backend", name)
 	return f.getBackend(w, r)
 }
 
@@ -201,7 +213,6 @@ func (f *Front) deleteBackend(w http.ResponseWriter, r *http.Request) error {
 	if err := f.opts.Registry.Delete(ctx, r.PathValue("name")); err != nil {
 		return err
 	}
-	f.opts.Logger.Info("backend deleted", "backend", r.PathValue("name"))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

@@ -2,7 +2,9 @@ package admin
 
 import (
 	"net/http"
+	"slices"
 
+	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -22,6 +24,7 @@ func (f *Front) createEndpoint(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(w, r, maxBody, &spec); err != nil {
 		return err
 	}
+	note(r, "route", spec.Route, "backend", spec.Backend, "traffic", spec.Traffic)
 	created, err := f.opts.Registry.CreateEndpoint(r.PathValue("name"), spec)
 	if err != nil {
 		return err
@@ -33,11 +36,25 @@ func (f *Front) createEndpoint(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (f *Front) listEndpoints(w http.ResponseWriter, r *http.Request) error {
-	f.writeJSON(w, r, http.StatusOK, endpointList{f.opts.Registry.EndpointStatuses()})
+	f.writeJSON(w, r, http.StatusOK, endpointList{f.visible(identityOf(r))})
 	return nil
 }
 
+// visible are the endpoints that somebody may know of.
+func (f *Front) visible(who *auth.Identity) []serving.EndpointStatus {
+	all := f.opts.Registry.EndpointStatuses()
+	if who.May(auth.Deploy) {
+		return all
+	}
+	return slices.DeleteFunc(all, func(e serving.EndpointStatus) bool { return !who.Reaches(e.Name) })
+}
+
 func (f *Front) getEndpoint(w http.ResponseWriter, r *http.Request) error {
+	if who := identityOf(r); !who.May(auth.Deploy) {
+		if err := who.AllowQuery(r.PathValue("name")); err != nil {
+			return err
+		}
+	}
 	return f.writeEndpoint(w, r, http.StatusOK)
 }
 
@@ -54,6 +71,7 @@ func (f *Front) setTraffic(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(w, r, maxBody, &weights); err != nil {
 		return err
 	}
+	note(r, "traffic", weights)
 	if err := f.opts.Registry.SetTraffic(r.PathValue("name"), weights); err != nil {
 		return err
 	}
@@ -68,6 +86,7 @@ func (f *Front) setShadow(w http.ResponseWriter, r *http.Request) error {
 	if spec.Proportion == nil {
 		return serving.Errorf(serving.InvalidArgument, "shadow traffic: proportion is missing; give 0 to stop it")
 	}
+	note(r, "backend", spec.Backend, "proportion", *spec.Proportion)
 	if err := f.opts.Registry.Shadow(r.PathValue("name"), spec.Backend, *spec.Proportion); err != nil {
 		return err
 	}

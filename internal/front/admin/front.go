@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/shoalserve/shoal/internal/artifact"
+	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/runtime/python"
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -29,9 +30,18 @@ type Options struct {
 	Deployer  Deployer
 	Artifacts artifact.Store
 	Logs      Logs
-	// Token is what TCP clients must bring. Without one, only Unix sockets are
-	// served. Unix sockets are guarded by their mode and need no token.
+	// Token is a credential that allows everything. TCP clients must bring it, or
+	// one that Auth knows; without both, only Unix sockets are served. Those are
+	// guarded by their mode and need no credential.
 	Token string
+	Auth  *auth.Authenticator
+	// Audit gets a line for each change, and each attempt at one. Default Logger.
+	Audit *slog.Logger
+	// Denied counts a request that was not let in.
+	Denied func(reason string)
+	// NoPickle refuses pickles, which run code where they are read: as models, and
+	// as queries.
+	NoPickle bool
 	// Version is the server's, for the status.
 	Version string
 	// HTTPAddress returns where web queries are served, for the status.
@@ -56,10 +66,33 @@ func (o Options) withDefaults() Options {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Audit == nil {
+		o.Audit = o.Logger
+	}
+	if o.Denied == nil {
+		o.Denied = func(string) {}
+	}
 	o.MaxArtifactBytes = cmp.Or(o.MaxArtifactBytes, 2<<30)
 	o.ShutdownTimeout = cmp.Or(o.ShutdownTimeout, 30*time.Second)
 	return o
 }
+
+// call is a call of the admin API.
+type call struct {
+	// run may fail before it wrote anything.
+	run func(http.ResponseWriter, *http.Request) error
+	// change is what it changes, in the words of the audit log; empty for nothing.
+	change string
+	scopes []auth.Scope // one of which its caller must have
+}
+
+// Who may make calls, beside those with the scope admin.
+var (
+	everybody = []auth.Scope{auth.Query, auth.Deploy} // who sees what he may ask or deploy
+	askers    = []auth.Scope{auth.Query}
+	deployers = []auth.Scope{auth.Deploy}
+	admins    = []auth.Scope{auth.Admin}
+)
 
 // Front serves the admin API and links. It is made for one run: once a Serve
 // has ended, links are refused.
@@ -82,26 +115,26 @@ type Front struct {
 func New(opts Options) *Front {
 	f := &Front{opts: opts.withDefaults(), started: time.Now(), mux: http.NewServeMux(), links: make(map[*link]struct{})}
 	f.draining, f.drain = context.WithCancelCause(context.Background())
-	for pattern, call := range map[string]func(http.ResponseWriter, *http.Request) error{
-		"GET /v1/status":                   f.status,
-		"POST /v1/artifacts":               f.upload,
-		"PUT /v1/backends/{name}":          f.deploy,
-		"GET /v1/backends":                 f.listBackends,
-		"GET /v1/backends/{name}":          f.getBackend,
-		"PATCH /v1/backends/{name}/config": f.updateConfig,
-		"DELETE /v1/backends/{name}":       f.deleteBackend,
-		"PUT /v1/endpoints/{name}":         f.createEndpoint,
-		"GET /v1/endpoints":                f.listEndpoints,
-		"GET /v1/endpoints/{name}":         f.getEndpoint,
-		"DELETE /v1/endpoints/{name}":      f.deleteEndpoint,
-		"PUT /v1/endpoints/{name}/traffic": f.setTraffic,
-		"PUT /v1/endpoints/{name}/shadow":  f.setShadow,
-		"POST /v1/endpoints/{name}/query":  f.query,
-		"GET /v1/logs":                     f.logs,
-		"GET /v1/link":                     f.link,
-		"POST /v1/reload":                  f.reload,
+	for pattern, c := range map[string]call{
+		"GET /v1/status":                   {f.status, "", everybody},
+		"POST /v1/artifacts":               {f.upload, "upload artifact", deployers},
+		"PUT /v1/backends/{name}":          {f.deploy, "deploy backend", deployers},
+		"GET /v1/backends":                 {f.listBackends, "", deployers},
+		"GET /v1/backends/{name}":          {f.getBackend, "", deployers},
+		"PATCH /v1/backends/{name}/config": {f.updateConfig, "update backend", deployers},
+		"DELETE /v1/backends/{name}":       {f.deleteBackend, "delete backend", deployers},
+		"PUT /v1/endpoints/{name}":         {f.createEndpoint, "create endpoint", deployers},
+		"GET /v1/endpoints":                {f.listEndpoints, "", everybody},
+		"GET /v1/endpoints/{name}":         {f.getEndpoint, "", everybody},
+		"DELETE /v1/endpoints/{name}":      {f.deleteEndpoint, "delete endpoint", deployers},
+		"PUT /v1/endpoints/{name}/traffic": {f.setTraffic, "set traffic", deployers},
+		"PUT /v1/endpoints/{name}/shadow":  {f.setShadow, "set shadow traffic", deployers},
+		"POST /v1/endpoints/{name}/query":  {f.query, "", askers},
+		"GET /v1/logs":                     {f.logs, "", admins},
+		"GET /v1/link":                     {f.link, "", askers},
+		"POST /v1/reload":                  {f.reload, "reload", admins},
 	} {
-		f.mux.HandleFunc(pattern, f.handle(call))
+		f.mux.HandleFunc(pattern, f.handle(c))
 	}
 	return f
 }

@@ -2,11 +2,7 @@ package admin
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
-	"net"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/shoalserve/shoal/internal/front/problem"
@@ -14,7 +10,7 @@ import (
 )
 
 // Handler returns the admin API as a handler, for servers that listen elsewhere.
-// Requests that came by TCP must bring the token.
+// Requests that came by TCP must bring a credential.
 func (f *Front) Handler() http.Handler { return http.HandlerFunc(f.serveHTTP) }
 
 func (f *Front) serveHTTP(w http.ResponseWriter, r *http.Request) {
@@ -24,11 +20,12 @@ func (f *Front) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = control.SetWriteDeadline(time.Time{}) // not every ResponseWriter has deadlines
 	defer func() { _ = control.SetWriteDeadline(time.Now().Add(writeTimeout)) }()
 
-	if !f.authorized(r) {
-		w.Header().Set("WWW-Authenticate", `Bearer realm="shoal"`)
-		f.writeError(w, r, serving.Errorf(serving.Unauthorized, "%s", f.unauthorized(r)))
+	who, err := f.identify(r)
+	if err != nil {
+		f.deny(w, r, err)
 		return
 	}
+	r = r.WithContext(context.WithValue(r.Context(), identityKey{}, who))
 	if _, pattern := f.mux.Handler(r); pattern == "" {
 		f.noSuchCall(w, r)
 		return
@@ -36,42 +33,20 @@ func (f *Front) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mux.ServeHTTP(w, r)
 }
 
-// handle makes a handler of a call that may fail before it wrote anything.
-func (f *Front) handle(call func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+// handle makes a handler of a call.
+func (f *Front) handle(c call) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if err := call(w, r); err != nil {
+		if err := identityOf(r).Allow(c.scopes...); err != nil {
+			f.audit(r, c, err)
+			f.deny(w, r, err)
+			return
+		}
+		r = withNotes(r)
+		err := c.run(w, r)
+		f.audit(r, c, err)
+		if err != nil {
 			f.writeError(w, r, err)
 		}
-	}
-}
-
-// authorized lets Unix sockets through, whose mode says who may connect, and
-// compares the token of all others in constant time. Hashes hide its length.
-func (f *Front) authorized(r *http.Request) bool {
-	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && local.Network() == "unix" {
-		return true
-	}
-	given := sha256.Sum256([]byte(bearer(r)))
-	want := sha256.Sum256([]byte(f.opts.Token))
-	return subtle.ConstantTimeCompare(given[:], want[:]) == 1 && f.opts.Token != ""
-}
-
-func bearer(r *http.Request) string {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return ""
-	}
-	return strings.TrimSpace(token)
-}
-
-func (f *Front) unauthorized(r *http.Request) string {
-	switch {
-	case f.opts.Token == "":
-		return "this server has no token, so it is only reached by its Unix socket"
-	case r.Header.Get("Authorization") == "":
-		return "this server wants a token: send Authorization: Bearer TOKEN"
-	default:
-		return "the token is not this server's"
 	}
 }
 

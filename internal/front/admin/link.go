@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/front/problem"
 	"github.com/shoalserve/shoal/internal/serving"
 	"github.com/shoalserve/shoal/internal/wire"
@@ -36,6 +37,8 @@ const (
 //	  └────────────────────── connection lost ──────────────────────────────────────────▶ gone
 type link struct {
 	front *Front
+	who   *auth.Identity
+	plain bool // queries must be JSON
 	conn  net.Conn
 	log   *slog.Logger
 	in    *bufio.Reader
@@ -62,7 +65,7 @@ func (f *Front) link(w http.ResponseWriter, r *http.Request) error {
 		f.writeProblem(w, r, p)
 		return nil
 	}
-	l := newLink(f)
+	l := newLink(f, identityOf(r))
 	if !f.register(l) {
 		return serving.Errorf(serving.Draining, "the server is shutting down and takes no links")
 	}
@@ -86,15 +89,19 @@ func headerHas(h http.Header, name, token string) bool {
 	return false
 }
 
-func newLink(f *Front) *link {
+func newLink(f *Front, who *auth.Identity) *link {
 	l := &link{
-		front: f, log: f.opts.Logger, names: make(map[string]string),
+		front: f, who: who, plain: f.mustBePlain(who), log: f.opts.Logger, names: make(map[string]string),
 		pending: make(map[uint64]*query), wake: make(chan struct{}, 1),
 	}
 	l.room.L = &l.mu
 	// The switch goes out by the writer, like all else, so that not even a
 	// GOODBYE can come before it.
-	l.out.early([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + linkProtocol + "\r\n\r\n"))
+	encodings := ""
+	if l.plain {
+		encodings = encodingsHeader + ": json\r\n"
+	}
+	l.out.early([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + linkProtocol + "\r\n" + encodings + "\r\n"))
 	return l
 }
 

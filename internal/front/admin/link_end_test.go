@@ -145,7 +145,7 @@ func TestGoodbye(t *testing.T) {
 	if err := next(t, stopped); err != nil {
 		t.Error(err)
 	}
-	if s.register(newLink(s.Front)) {
+	if s.register(newLink(s.Front, byToken)) {
 		t.Error("a link was opened after the end")
 	}
 }

@@ -119,8 +119,9 @@ func TestAClientThatLeavesWithoutReading(t *testing.T) {
 	for ref := range uint64(3) {
 		l.query(t, ref, "")
 	}
-	for range 3 {
-		b.release(next(t, b.held), serving.Response{Format: serving.Bytes, Body: blob}, nil)
+	calls := []*serving.Call{next(t, b.held), next(t, b.held), next(t, b.held)} // once the outbox is full none is read
+	for _, call := range calls {
+		b.release(call, serving.Response{Format: serving.Bytes, Body: blob}, nil)
 	}
 	l.query(t, 4, "") // which the server does not take
 	_ = l.Close()

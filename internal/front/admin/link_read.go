@@ -2,7 +2,9 @@ package admin
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/shoalserve/shoal/batch"
+	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/serving"
 	"github.com/shoalserve/shoal/internal/wire"
 )
@@ -224,16 +227,40 @@ func (l *link) name(raw []byte) string {
 	return name
 }
 
+// admit returns the endpoint that a frame's queries are for, if the link's caller
+// may still ask it, and in this way.
+func (l *link) admit(f *queryFrame, endpoint string, now time.Time) (*serving.Endpoint, error) {
+	var err error
+	if l.who.Ended(now) {
+		err = auth.Expired()
+	} else {
+		err = l.who.AllowQuery(endpoint)
+	}
+	if denial, ok := errors.AsType[*auth.Denial](err); ok {
+		l.front.opts.Denied(denial.Reason)
+		return nil, err
+	}
+	found, err := l.front.opts.Registry.Endpoint(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	if l.plain {
+		plain, ok := plainHead(f.head)
+		if !ok {
+			return nil, errPickledQuery
+		}
+		f.head = plain
+	}
+	return found, f.check()
+}
+
 func (l *link) readQuery(body []byte, arrived time.Time) error {
 	frame, err := parseQuery(body)
 	if err != nil {
 		return err
 	}
 	name := l.name(frame.endpoint)
-	endpoint, err := l.front.opts.Registry.Endpoint(name)
-	if err == nil {
-		err = frame.check()
-	}
+	endpoint, err := l.admit(&frame, name, arrived)
 	if err != nil {
 		for frame.count() > 0 {
 			ref, _ := frame.next()
@@ -242,7 +269,7 @@ func (l *link) readQuery(body []byte, arrived time.Time) error {
 		return nil
 	}
 	t := &together{link: l, endpoint: name, limit: limit{arrived, frame.timeout}, queries: make([]query, frame.count())}
-	method, shardKey, caller := l.name(frame.method), string(frame.shardKey), l.name(frame.caller)
+	method, shardKey, caller := l.name(frame.method), string(frame.shardKey), cmp.Or(callerOf(l.who), l.name(frame.caller))
 	for i := range t.queries {
 		q := &t.queries[i]
 		ref, payload := frame.next()

@@ -16,8 +16,8 @@ import (
 const maxSocketPath = 103
 
 // Listen listens at an address as [Dial] takes it: "unix:/path" or
-// "http://host:port". TCP is refused without a token.
-func Listen(address, token string) (net.Listener, error) {
+// "http://host:port", which is refused unless clients must bring a credential.
+func Listen(address string, guarded bool) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		return ListenUnix(path)
 	}
@@ -25,8 +25,8 @@ func Listen(address, token string) (net.Listener, error) {
 	if !ok {
 		return nil, fmt.Errorf("admin address %q must be unix:/path or http://host:port", address)
 	}
-	if token == "" {
-		return nil, errNoToken
+	if !guarded {
+		return nil, errOpen
 	}
 	l, err := net.Listen("tcp", strings.TrimSuffix(host, "/"))
 	if err != nil {

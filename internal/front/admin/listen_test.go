@@ -113,7 +113,7 @@ func TestAPathThatIsTooLong(t *testing.T) {
 }
 
 func TestTCPIsNotServedWithoutAToken(t *testing.T) {
-	if _, err := Listen("http://127.0.0.1:0", ""); err == nil || !strings.Contains(err.Error(), "token") {
+	if _, err := Listen("http://127.0.0.1:0", false); err == nil || !strings.Contains(err.Error(), "token") {
 		t.Errorf("Listen = %v", err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -130,24 +130,24 @@ func TestTCPIsNotServedWithoutAToken(t *testing.T) {
 }
 
 func TestListenTakesTheAddressesOfDial(t *testing.T) {
-	unix, err := Listen("unix:"+socketPath(t), "")
+	unix, err := Listen("unix:"+socketPath(t), false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = unix.Close()
-	tcp, err := Listen("http://127.0.0.1:0", "secret")
+	tcp, err := Listen("http://127.0.0.1:0", true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = tcp.Close()
-	if _, err := Listen("127.0.0.1:0", "secret"); err == nil {
+	if _, err := Listen("127.0.0.1:0", true); err == nil {
 		t.Error("an address without a scheme was taken")
 	}
 }
 
 func TestTheTokenIsAskedForByTCP(t *testing.T) {
 	f := New(Options{Registry: serving.NewRegistry(), Token: "secret"})
-	l, err := Listen("http://127.0.0.1:0", "secret")
+	l, err := Listen("http://127.0.0.1:0", true)
 	if err != nil {
 		t.Fatal(err)
 	}

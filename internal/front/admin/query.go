@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,6 +44,9 @@ func (q QuerySpec) args() (serving.Args, error) {
 
 func (f *Front) query(w http.ResponseWriter, r *http.Request) error {
 	arrived := time.Now()
+	if err := identityOf(r).AllowQuery(r.PathValue("name")); err != nil {
+		return err
+	}
 	endpoint, err := f.opts.Registry.Endpoint(r.PathValue("name"))
 	if err != nil {
 		return err
@@ -61,7 +65,7 @@ func (f *Front) query(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return serving.Errorf(serving.InvalidArgument, "the query cannot be written as JSON: %v", err)
 	}
-	call := &serving.Call{Origin: batch.API, Args: args, Caller: spec.Caller, Priority: spec.Priority}
+	call := &serving.Call{Origin: batch.API, Args: args, Caller: cmp.Or(callerOf(identityOf(r)), spec.Caller), Priority: spec.Priority}
 	if err := compute(r.Context(), endpoint, call, limit{arrived, time.Duration(spec.Timeout)}); err != nil {
 		return err
 	}

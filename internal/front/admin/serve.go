@@ -18,20 +18,21 @@ const (
 	maxHeader     = 64 << 10
 )
 
-// errNoToken refuses to serve whoever can reach a TCP port.
-var errNoToken = errors.New("the admin API is served by TCP only with a token: anyone who reaches it can run code")
+// errOpen refuses to serve whoever can reach a TCP port.
+var errOpen = errors.New("the admin API is served by TCP only with a token, or with auth: anyone who reaches it can run code")
 
 // Serve serves the admin API on a listener until ctx ends. Then it takes no
 // more, says goodbye on every link, waits for what was accepted, at most
 // Options.ShutdownTimeout, and returns nil if all of it was answered. Serve may
 // be called for several listeners; they end together.
 func (f *Front) Serve(ctx context.Context, l net.Listener) error {
-	if l.Addr().Network() != "unix" && f.opts.Token == "" {
-		return errors.Join(errNoToken, l.Close())
+	if l.Addr().Network() != "unix" && f.opts.Token == "" && f.opts.Auth == nil {
+		return errors.Join(errOpen, l.Close())
 	}
 	server := &http.Server{
 		Handler: f.Handler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
-		ErrorLog: slog.NewLogLogger(f.opts.Logger.Handler(), slog.LevelWarn),
+		ConnContext: withPeer,
+		ErrorLog:    slog.NewLogLogger(f.opts.Logger.Handler(), slog.LevelWarn),
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()

@@ -68,15 +68,18 @@ func (f *Front) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	route := f.metrics.Get(name)
 	defer f.recovered(w, r, id, route, start)
+	who, denied := f.admit(r, e)
 	var status int
 	switch {
 	case f.draining.Load() && r.URL.Path != "/livez":
 		hangUp(w, r)
 		status = fail(w, id, serving.Errorf(serving.Draining, "the server is shutting down"), false)
+	case denied != nil:
+		status = f.deny(w, r, id, denied)
 	case found:
 		status = f.query(w, r, id, e)
 	default:
-		status = f.other(w, r, id)
+		status = f.other(w, withCaller(r, who), id)
 	}
 	route.Request(status, time.Since(start))
 }

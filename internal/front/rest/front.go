@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/serving"
 	"github.com/shoalserve/shoal/internal/telemetry"
 )
@@ -43,6 +44,8 @@ type Options struct {
 	Metrics        *telemetry.Metrics
 	// Prober decides what /readyz says; default one of the registry.
 	Prober *serving.Prober
+	// Auth tells who may ask what; without one everybody may ask all.
+	Auth *auth.Authenticator
 }
 
 func (o Options) withDefaults(r *serving.Registry) Options {

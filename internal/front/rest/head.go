@@ -23,9 +23,9 @@ type head struct {
 
 	fields []field // all headers but the host
 	// What the front itself looks at, the first value of each; nil where there is none.
-	contentType, requestID, timeout, priority, caller, callMethod, shardKey []byte
+	contentType, requestID, timeout, priority, caller, callMethod, shardKey, authorization []byte
 
-	requestIDs int
+	requestIDs, authorizations int
 }
 
 // field is one header.
@@ -171,8 +171,12 @@ func (h *head) take(name, value []byte) bool {
 			keepFirst(&h.caller, value)
 		}
 	case len("Shoal-Timeout"):
-		if isName(name, "shoal-timeout") {
+		switch {
+		case isName(name, "shoal-timeout"):
 			keepFirst(&h.timeout, value)
+		case isName(name, "authorization"):
+			keepFirst(&h.authorization, value)
+			h.authorizations++
 		}
 	case len("Content-Length"):
 		if isName(name, "content-length") && !h.takeLength(value) {

@@ -3,10 +3,12 @@ package rest
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
 
+	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/front/problem"
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -34,11 +36,15 @@ func (f *Front) readyz(w http.ResponseWriter, r *http.Request) {
 	writeText(w, "ready\n")
 }
 
-func (f *Front) routes(w http.ResponseWriter, _ *http.Request) {
+func (f *Front) routes(w http.ResponseWriter, r *http.Request) {
+	routes := f.registry.Routes()
+	if who, asked := r.Context().Value(callerKey{}).(*auth.Identity); asked {
+		maps.DeleteFunc(routes, func(_ string, to serving.RouteInfo) bool { return !who.Reaches(to.Endpoint) })
+	}
 	w.Header().Set("Content-Type", "application/json")
 	out := json.NewEncoder(w)
 	out.SetIndent("", "  ")
-	_ = out.Encode(f.registry.Routes()) // a client that is gone cannot be told so
+	_ = out.Encode(routes) // a client that is gone cannot be told so
 }
 
 // probeTimeout bounds one look at what is ready.

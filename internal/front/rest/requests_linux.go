@@ -147,6 +147,9 @@ func (l *loop) prepare(c *conn) bool {
 	} else if isOwn(unsafeString(h.path)) {
 		return false
 	}
+	if f.opts.Auth != nil && !l.admit(e) {
+		return false
+	}
 	if c.phase == resting && c.used {
 		c.since = l.time(l.now)
 	}

@@ -1,0 +1,57 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"slices"
+
+	"github.com/shoalserve/shoal/internal/serving"
+)
+
+// notesKey finds what a call notes about itself for the audit log.
+type notesKey struct{}
+
+func withNotes(r *http.Request) *http.Request {
+	return r.WithContext(context.WithValue(r.Context(), notesKey{}, new([]any)))
+}
+
+// note adds names and values, in turn, to the line that the audit log will have of
+// a call. Values of an environment, bodies and pickles do not belong there.
+func note(r *http.Request, args ...any) {
+	if notes, ok := r.Context().Value(notesKey{}).(*[]any); ok {
+		*notes = append(*notes, args...)
+	}
+}
+
+// audit writes a line about a call that changed something, or was to.
+func (f *Front) audit(r *http.Request, c call, err error) {
+	if c.change == "" {
+		return
+	}
+	who := identityOf(r)
+	line := []any{"change", c.change, "who", who.Name, "by", who.Kind, "from", r.RemoteAddr}
+	if name := r.PathValue("name"); name != "" {
+		line = append(line, "name", name)
+	}
+	if err == nil {
+		line = append(line, "result", "done")
+	} else {
+		p := serving.Describe(err)
+		line = append(line, "result", "failed", "code", string(p.Code), "error", p.Message)
+	}
+	if notes, ok := r.Context().Value(notesKey{}).(*[]any); ok {
+		line = append(line, *notes...)
+	}
+	f.opts.Audit.Info("audit", line...)
+}
+
+// keysOf are the keys of a JSON object.
+func keysOf(raw []byte) []string {
+	var object map[string]json.RawMessage
+	if json.Unmarshal(raw, &object) != nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(object))
+}

@@ -1,0 +1,85 @@
+package admin
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"net"
+	"net/http"
+
+	"github.com/shoalserve/shoal/internal/auth"
+	"github.com/shoalserve/shoal/internal/front/problem"
+)
+
+// identityKey finds who sent a request in its context.
+type identityKey struct{}
+
+// identityOf is who sent a request that was let in.
+func identityOf(r *http.Request) *auth.Identity {
+	return r.Context().Value(identityKey{}).(*auth.Identity)
+}
+
+// Those that need no credential of Auth's may do everything.
+var (
+	allowed = auth.Grant{Scopes: []auth.Scope{auth.Admin}}
+	byToken = auth.NewIdentity("token", "token", allowed)
+)
+
+// peerKey finds the identity of a Unix socket's other end in a request's context.
+type peerKey struct{}
+
+// withPeer is a server's ConnContext: Unix sockets are guarded by their mode, which
+// says who may connect.
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	if c.LocalAddr().Network() != "unix" {
+		return ctx
+	}
+	return context.WithValue(ctx, peerKey{}, auth.NewIdentity("socket", peerName(c), allowed))
+}
+
+// identify returns who sent a request.
+func (f *Front) identify(r *http.Request) (*auth.Identity, error) {
+	if peer, ok := r.Context().Value(peerKey{}).(*auth.Identity); ok {
+		return peer, nil
+	}
+	if f.isToken(r) {
+		return byToken, nil
+	}
+	if f.opts.Auth != nil {
+		return f.opts.Auth.Request(r)
+	}
+	switch {
+	case f.opts.Token == "":
+		return nil, auth.Missing("this server has no token, so it is only reached by its Unix socket")
+	case r.Header.Get("Authorization") == "":
+		return nil, auth.Missing("this server wants a token: send Authorization: Bearer TOKEN")
+	}
+	return nil, auth.Invalid("the token is not this server's")
+}
+
+// isToken compares the token of a request in constant time. Hashes hide its length.
+func (f *Front) isToken(r *http.Request) bool {
+	token, ok := auth.Bearer([]byte(r.Header.Get("Authorization")))
+	given, want := sha256.Sum256(token), sha256.Sum256([]byte(f.opts.Token))
+	return subtle.ConstantTimeCompare(given[:], want[:]) == 1 && ok && f.opts.Token != ""
+}
+
+// deny answers a request that is not let in.
+func (f *Front) deny(w http.ResponseWriter, r *http.Request, err error) {
+	if denial, ok := errors.AsType[*auth.Denial](err); ok {
+		w.Header().Set("WWW-Authenticate", denial.Challenge())
+		f.opts.Denied(denial.Reason)
+	}
+	f.opts.Logger.Debug("an admin call was denied", "client", r.RemoteAddr, "method", r.Method, "path", r.URL.Path, "error", err)
+	f.writeProblem(w, r, problem.Of(err))
+}
+
+// callerOf is the name that a query's caller has for others; empty for the owner of
+// the server, who has no other name than the socket or the token.
+func callerOf(who *auth.Identity) string {
+	if who == byToken || who.Kind == "socket" {
+		return ""
+	}
+	return who.Name
+}

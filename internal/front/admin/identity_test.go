@@ -1,0 +1,300 @@
+package admin
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/shoalserve/shoal/internal/auth"
+	"github.com/shoalserve/shoal/internal/serving"
+)
+
+// guardedServer is a server on TCP with a key for each grant, and the keys.
+type guardedServer struct {
+	*server
+	auth    *auth.Authenticator
+	address string
+	keys    map[string]string
+	audit   *syncBuffer
+}
+
+func guarded(t *testing.T, opts Options, grants map[string]auth.Grant) *guardedServer {
+	t.Helper()
+	config := auth.Config{Keys: map[string]auth.Key{}}
+	g := &guardedServer{keys: map[string]string{"nobody": "made-up-by-a-stranger", "": ""}, audit: &syncBuffer{}}
+	for name, grant := range grants {
+		key, sha := auth.NewKey()
+		config.Keys[name], g.keys[name] = auth.Key{SHA256: sha, Grant: grant}, key
+	}
+	var err error
+	if g.auth, err = auth.New(config, auth.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.auth.Close)
+	opts.Auth, opts.Audit = g.auth, slog.New(slog.NewJSONHandler(g.audit, nil))
+	if opts.Deployer == nil {
+		opts.Deployer = fakes
+	}
+	g.server = serve(t, opts)
+	l, err := Listen("http://127.0.0.1:0", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, g.Front, l)
+	g.address = l.Addr().String()
+	return g
+}
+
+// call makes a call with somebody's key and returns its status.
+func (g *guardedServer) call(t *testing.T, who, method, path, body string) (int, string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, "http://"+g.address+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key := g.keys[who]; key != "" {
+		r.Header.Set("Authorization", "Bearer "+key)
+	}
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	raw, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if (response.StatusCode == 401 || response.StatusCode == 403) != (response.Header.Get("WWW-Authenticate") != "") {
+		t.Errorf("%s %s by %s: %d with WWW-Authenticate %q", method, path, who, response.StatusCode, response.Header.Get("WWW-Authenticate"))
+	}
+	return response.StatusCode, string(raw)
+}
+
+// everyone has one key for each scope, and one that is for an endpoint alone.
+var everyone = map[string]auth.Grant{
+	"query": {Scopes: []auth.Scope{auth.Query}}, "deploy": {Scopes: []auth.Scope{auth.Deploy}}, "admin": {Scopes: []auth.Scope{auth.Admin}},
+	"metrics": {Scopes: []auth.Scope{auth.Metrics}}, "guest": {Scopes: []auth.Scope{auth.Query}, Endpoints: []string{"e"}},
+}
+
+// What each call wants is written down twice, here and in New, since a call that
+// wants too little shows nowhere else.
+func TestEachCallWantsItsScope(t *testing.T) {
+	const spec = `{"python":{"kind":"file","path":"a.py","object":"A"}}`
+	calls := []struct {
+		method, path, body string
+		may                []string
+	}{
+		{"GET", "/v1/status", "", []string{"query", "guest", "deploy", "admin"}},
+		{"POST", "/v1/artifacts", "pickle", []string{"deploy", "admin"}},
+		{"PUT", "/v1/backends/m?replace=true", spec, []string{"deploy", "admin"}},
+		{"GET", "/v1/backends", "", []string{"deploy", "admin"}},
+		{"GET", "/v1/backends/m", "", []string{"deploy", "admin"}},
+		{"PATCH", "/v1/backends/m/config", "{}", []string{"deploy", "admin"}},
+		{"PUT", "/v1/endpoints/f", `{"backend":"m"}`, []string{"deploy", "admin"}},
+		{"GET", "/v1/endpoints", "", []string{"query", "guest", "deploy", "admin"}},
+		{"GET", "/v1/endpoints/e", "", []string{"query", "guest", "deploy", "admin"}},
+		{"GET", "/v1/endpoints/f", "", []string{"query", "deploy", "admin"}},
+		{"PUT", "/v1/endpoints/f/traffic", `{"m":1}`, []string{"deploy", "admin"}},
+		{"PUT", "/v1/endpoints/f/shadow", `{"backend":"m","proportion":0}`, []string{"deploy", "admin"}},
+		{"POST", "/v1/endpoints/e/query", `{"data":1}`, []string{"query", "guest", "admin"}},
+		{"POST", "/v1/endpoints/f/query", `{"data":1}`, []string{"query", "admin"}},
+		{"GET", "/v1/logs", "", []string{"admin"}},
+		{"GET", "/v1/link", "", []string{"query", "guest", "admin"}},
+		{"POST", "/v1/reload", "", []string{"admin"}},
+		{"DELETE", "/v1/endpoints/f", "", []string{"deploy", "admin"}},
+		{"DELETE", "/v1/backends/n", "", []string{"deploy", "admin"}},
+	}
+	reasons := make(chan string, 1000)
+	s := guarded(t, Options{Denied: func(reason string) { reasons <- reason }, Logs: newFakeLogs()}, everyone)
+	b := newFake("m")
+	b.respond = echo
+	s.deploy(t, b)
+	if _, err := s.registry.CreateEndpoint("f", serving.EndpointSpec{Backend: "m"}); err != nil {
+		t.Fatal(err)
+	}
+	denials := 0
+	for _, c := range calls {
+		for _, who := range append(slices.Sorted(maps.Keys(everyone)), "nobody", "") {
+			status, said := s.call(t, who, c.method, c.path, c.body)
+			denied := status == 401 || status == 403
+			if denied {
+				denials++
+			}
+			if want := !slices.Contains(c.may, who); denied != want || (status == 401) != (who == "" || who == "nobody") {
+				t.Errorf("%s %s by %q gives %d, %s", c.method, c.path, who, status, said)
+			}
+		}
+	}
+	if len(reasons) != denials {
+		t.Errorf("%d denials, %d were counted", denials, len(reasons))
+	}
+}
+
+func TestWhoMayOnlyAskSeesOnlyWhatHeMayAsk(t *testing.T) {
+	s := guarded(t, Options{}, everyone)
+	s.deploy(t, newFake("m"))
+	if _, err := s.registry.CreateEndpoint("hidden", serving.EndpointSpec{Backend: "m"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/v1/status", "/v1/endpoints"} {
+		for who, sees := range map[string][]string{"guest": {`"name":"e"`}, "query": {`"name":"e"`, `"name":"hidden"`}, "admin": {`"name":"e"`, `"name":"hidden"`}} {
+			_, said := s.call(t, who, "GET", path, "")
+			for _, name := range []string{`"name":"e"`, `"name":"hidden"`} {
+				if strings.Contains(said, name) != slices.Contains(sees, name) {
+					t.Errorf("%s of %s shows %s", path, who, said)
+				}
+			}
+			if strings.Contains(said, `"name":"m"`) != (who == "admin" && path == "/v1/status") {
+				t.Errorf("%s of %s shows %s", path, who, said)
+			}
+		}
+	}
+}
+
+func TestEachChangeIsInTheAuditLog(t *testing.T) {
+	s := guarded(t, Options{}, everyone)
+	s.deploy(t, newFake("m"))
+	s.call(t, "deploy", "PATCH", "/v1/backends/m/config", `{"max_batch_size":4,"env":{"TOKEN":"canary"}}`)
+	s.call(t, "query", "DELETE", "/v1/endpoints/e", "")
+	s.call(t, "admin", "DELETE", "/v1/backends/m", "")
+	s.call(t, "admin", "GET", "/v1/status", "")
+	if response := s.raw(t, "DELETE", "/v1/endpoints/e", ""); response.StatusCode != 204 {
+		t.Errorf("by socket: %d", response.StatusCode)
+	}
+	var lines []map[string]any
+	for raw := range bytes.Lines([]byte(s.audit.String())) {
+		var line map[string]any
+		if err := json.Unmarshal(raw, &line); err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, line)
+	}
+	want := []map[string]any{
+		{"change": "update backend", "who": "deploy", "by": "key", "name": "m", "result": "done"},
+		{"change": "delete endpoint", "who": "query", "by": "key", "name": "e", "result": "failed", "code": "Forbidden"},
+		{"change": "delete backend", "who": "admin", "by": "key", "name": "m", "result": "failed", "code": "InUse"},
+		{"change": "delete endpoint", "by": "socket", "name": "e", "result": "done"},
+	}
+	if len(lines) != len(want) {
+		t.Fatalf("the audit log is %s", s.audit)
+	}
+	for i, w := range want {
+		for key, value := range w {
+			if lines[i][key] != value {
+				t.Errorf("line %d has %s %v, want %v", i, key, lines[i][key], value)
+			}
+		}
+		if lines[i]["time"] == nil || lines[i]["from"] == nil {
+			t.Errorf("line %d is %v", i, lines[i])
+		}
+	}
+	if keys, _ := json.Marshal(lines[0]["keys"]); string(keys) != `["env","max_batch_size"]` || strings.Contains(s.audit.String(), "canary") {
+		t.Errorf("the log tells values of an environment, or no keys: %s", s.audit)
+	}
+}
+
+func (g *guardedServer) linkOf(t *testing.T, who string) *linkClient {
+	t.Helper()
+	return openLink(t, "tcp", g.address, "Authorization: Bearer "+g.keys[who]+"\r\n", "")
+}
+
+func TestALinkReachesOnlyTheCallersEndpoints(t *testing.T) {
+	s := guarded(t, Options{}, everyone)
+	b := newFake("m")
+	b.respond = echo
+	s.deploy(t, b)
+	if _, err := s.registry.CreateEndpoint("hidden", serving.EndpointSpec{Backend: "m"}); err != nil {
+		t.Fatal(err)
+	}
+	l := s.linkOf(t, "guest")
+	plain := `{"encoding":"json"}`
+	l.send(t, ask(nil, 1, 0, "hidden", "", "", plain, "x"), ask(nil, 2, 0, "e", "", "", plain, "x"), ask(nil, 3, 0, "nowhere", "", "", plain, "x"))
+	l.wantRefusal(t, 1, serving.Forbidden)
+	if ref, _, payload := l.answer(t); ref != 2 || payload != "x" {
+		t.Errorf("answer %d is %q", ref, payload)
+	}
+	l.wantRefusal(t, 3, serving.Forbidden)
+}
+
+func TestALinkEndsWithItsCredential(t *testing.T) {
+	s := guarded(t, Options{}, everyone)
+	b := newFake("m")
+	b.respond = echo
+	s.deploy(t, b)
+	l := s.linkOf(t, "admin")
+	l.query(t, 1, "before")
+	if _, _, payload := l.answer(t); payload != "before" {
+		t.Errorf("got %q", payload)
+	}
+	_, sha := auth.NewKey()
+	if err := s.auth.Reload(auth.Config{Keys: map[string]auth.Key{"admin": {SHA256: sha, Grant: everyone["admin"]}}}); err != nil {
+		t.Fatal(err)
+	}
+	l.query(t, 2, "after")
+	l.wantRefusal(t, 2, serving.Unauthorized)
+}
+
+// A pickle is code: who may only ask may not bring any.
+func TestPickledQueriesNeedTheScopeToDeploy(t *testing.T) {
+	for who, c := range map[string]struct {
+		noPickle, may bool
+	}{"query": {false, false}, "admin": {false, true}, "both": {false, true}, "admin, switched off": {true, false}} {
+		t.Run(who, func(t *testing.T) {
+			grants := maps.Clone(everyone)
+			grants["both"] = auth.Grant{Scopes: []auth.Scope{auth.Query, auth.Deploy}}
+			s := guarded(t, Options{NoPickle: c.noPickle}, grants)
+			b := newFake("m")
+			b.respond = echo
+			s.deploy(t, b)
+			name, _, _ := strings.Cut(who, ",")
+			l := s.linkOf(t, name)
+			for i, head := range []string{"", "{}", `{"encoding":"pickle"}`, `{"encoding":"json"`, `{"encoding":"JSON"}`, `[]`, `{"method":"POST"}`,
+				`{"encoding":"pickle","Encoding":"json"}`, `{"encoding":"json","encoding":"pickle"}`, "{\"encoding\":\"json\"}\x00", `{"encoding":["json"]}`} {
+				l.send(t, ask(nil, uint64(i), 0, "e", "", "", head, "x"))
+				if c.may {
+					if _, _, payload := l.answer(t); payload != "x" {
+						t.Errorf("head %s was answered %q", head, payload)
+					}
+				} else {
+					l.wantRefusal(t, uint64(i), serving.Forbidden)
+				}
+			}
+			heads := make(chan string, 1)
+			b.mu.Lock()
+			b.respond = func(c *serving.Call) {
+				heads <- string(c.Args.Head)
+				if c.Caller != name {
+					t.Errorf("the caller is %q, want %q", c.Caller, name)
+				}
+				echo(c)
+			}
+			b.mu.Unlock()
+			l.send(t, ask(nil, 99, 0, "e", "", "", `{"encoding":"pickle", "encoding":"json","method":"POST"}`, "x"))
+			if _, _, payload := l.answer(t); payload != "x" {
+				t.Errorf("a plain query was answered %q", payload)
+			}
+			if head := next(t, heads); !c.may && head != `{"encoding":"json","method":"POST"}` {
+				t.Errorf("the model's side reads the head %s", head)
+			}
+		})
+	}
+}
+
+func TestPicklesCanBeSwitchedOff(t *testing.T) {
+	s := serve(t, Options{Deployer: fakes, NoPickle: true})
+	_, err := s.client.Upload(t.Context(), strings.NewReader("pickle"))
+	wantCode(t, err, serving.Forbidden, "allow_pickle", "from a file")
+	pickled := fileSpec
+	pickled.Source.Kind, pickled.Source.Path, pickled.Source.Digest = "pickle", "", "sha256:"+strings.Repeat("0", 64)
+	_, err = s.client.Deploy(t.Context(), "m", pickled, false)
+	wantCode(t, err, serving.Forbidden, "allow_pickle")
+	if _, err = s.client.Deploy(t.Context(), "m", fileSpec, false); err != nil {
+		t.Errorf("from a file: %v", err)
+	}
+}

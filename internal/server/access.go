@@ -1,0 +1,59 @@
+package server
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+
+	"github.com/shoalserve/shoal/internal/auth"
+	"github.com/shoalserve/shoal/internal/serving"
+)
+
+// openAuth reads the credentials that the server takes, and opens the audit log.
+func (s *Server) openAuth() (err error) {
+	if s.opts.Auth != nil {
+		if s.auth, err = auth.New(*s.opts.Auth, auth.Options{Logger: s.opts.Logger}); err != nil {
+			return err
+		}
+	}
+	if s.opts.AuditFile != "" {
+		if s.audit, err = os.OpenFile(s.opts.AuditFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+			return fmt.Errorf("opening the audit log: %w", err)
+		}
+	}
+	return nil
+}
+
+// auditLog is where changes are written down.
+func (s *Server) auditLog() *slog.Logger {
+	if s.audit == nil {
+		return s.opts.Logger
+	}
+	return slog.New(slog.NewJSONHandler(s.audit, nil))
+}
+
+// PrepareAuth reads the credentials that are to take the place of those in force;
+// nil where there are none. Once they are committed, what is gone ends, also on
+// connections that are open.
+func (s *Server) PrepareAuth(config *auth.Config) (*auth.Prepared, error) {
+	switch {
+	case (config == nil) != (s.auth == nil):
+		return nil, serving.Errorf(serving.InvalidArgument, "auth: to switch it on or off takes a restart of the server")
+	case config == nil:
+		return nil, nil
+	}
+	next, err := s.auth.Prepare(*config)
+	if err != nil {
+		return nil, serving.Errorf(serving.InvalidArgument, "%v", err)
+	}
+	return next, nil
+}
+
+// warnOpen says that strangers may ask, where they can reach the server.
+func (s *Server) warnOpen() {
+	address, ok := s.http.Addr().(*net.TCPAddr)
+	if s.auth == nil && ok && !address.IP.IsLoopback() {
+		s.opts.Logger.Warn("everybody who reaches this server may ask its endpoints: there is no auth in its config", "http", address.String())
+	}
+}
