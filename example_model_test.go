@@ -197,3 +197,21 @@ func ExampleOrigin() {
 	// api <nil>
 	// web
 }
+
+func ExampleGoModel_warmUp() {
+	app := shoal.New(shoal.Options{})
+	defer app.Close(context.Background())
+	model := shoal.Batch(func(_ context.Context, in []int) ([]int, error) {
+		fmt.Println("a batch of", len(in))
+		return in, nil
+	})
+	model.WarmUp = []int{0}
+	if err := app.CreateBackend(context.Background(), "model", model, shoal.Config{MaxBatchSize: 6}); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// a batch of 1
+	// a batch of 2
+	// a batch of 4
+	// a batch of 6
+}

@@ -42,6 +42,10 @@ type GoModel[In, Out any] struct {
 	// is refused with a *[TooLargeError].
 	Split func(in In, max int) []In
 	Join  func([]Out) (Out, error)
+	// WarmUp are queries that a new replica computes before it gets others, each
+	// in batches of 1, 2, 4 … and MaxBatchSize. A replica that fails is not used:
+	// the error is a *[LoadError].
+	WarmUp []In
 	// Decode makes the model's input from an HTTP request. By default an In of
 	// type *Request is the request itself, []byte and string are its body, and
 	// any other is read from a JSON body or, without one, from the query parameters.
@@ -104,11 +108,23 @@ func (m *GoModel[In, Out]) start(ctx context.Context, name string, config servin
 	model := serving.Model[In, Out]{
 		Kind: "go", Runtime: m.runtime, Key: m.Key, Cost: m.Cost, Size: m.Size, Split: m.Split, Join: m.Join,
 	}
+	if len(m.WarmUp) > 0 {
+		model.WarmUp = m.rehearsals
+	}
 	pool, err := serving.NewTypedPool(ctx, name, model, codec[In, Out]{m.Decode, m.Encode}.serving(), config, deps)
 	if err != nil {
 		return nil, err
 	}
 	return pool, nil
+}
+
+// rehearsals are the model's warm-up.
+func (m *GoModel[In, Out]) rehearsals(serving.Config, serving.Instance[In, Out]) []serving.Rehearsal[In, Out] {
+	var all []serving.Rehearsal[In, Out]
+	for _, in := range m.WarmUp {
+		all = append(all, serving.Rehearsal[In, Out]{Origin: batch.API, Make: func() (In, error) { return in, nil }})
+	}
+	return all
 }
 
 // Origin returns the origin of the batch that a model computes: [batch.Web]

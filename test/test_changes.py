@@ -8,10 +8,13 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from harness import SHOAL, Loads, Process, alive, run, until
+from harness import SHOAL, Loads, Process, alive, ask, backend, deploy, run, sizes, until
+from models import Journal
 
+import shoal
 from shoal import serve
 
 MODEL = """
@@ -190,3 +193,81 @@ def test_shoal_reload_says_what_it_did(folder: Folder) -> None:
         folder.version("v2")
         done = run([SHOAL, "--server", f"unix:{folder.path}/a.sock", "reload"])
         assert done.output == "deployed: m\n", done.said
+
+
+class Lazy:
+    """A model that prepares for each batch size when it first sees it, which takes its time."""
+
+    def __init__(self, journal: Journal, version: str) -> None:
+        self._journal = journal
+        self._version = version
+        self._ready: set[int] = set()
+
+    @serve.accept_batch
+    def __call__(self, requests: list[Any], *, number: Any = None) -> list[list[Any]]:
+        if serve.context.web:
+            number = [int(request.args["number"]) for request in requests]
+        if len(requests) not in self._ready:
+            live = any(n >= 0 for n in number)
+            self._journal.add([self._version, len(requests), live])
+            time.sleep(0.05)
+            self._ready.add(len(requests))
+        return [[self._version, n] for n in number]
+
+
+@pytest.mark.parametrize("request_", [{"query": {"number": -1}}, {"kwargs": {"number": -1}}])
+def test_no_query_meets_a_model_that_is_not_warmed_up_for_its_batch_size(
+    client: serve.Client, journal: Journal, request_: dict[str, Any]
+) -> None:
+    config = {"max_batch_size": 6, "warm_up": {"requests": [request_], "every_size": True}}
+    client.create_backend("m", Lazy, journal, "v1", config=config)
+    client.create_endpoint("m", backend="m", route="/m")
+    with Loads(client, "m") as load:
+        load.more(20)
+        client.create_backend("m", Lazy, journal, "v2", config=config, replace=True)
+        load.more(20)
+        client.update_backend_config("m", {"num_replicas": 2})
+        load.more(20)
+    assert load.errors == []
+    assert journal.entries() == [
+        [version, size, False] for version in ("v1", "v2", "v2") for size in range(1, 7)
+    ]
+    answered = load.versions()
+    assert sum(size * count for size, count in sizes(client, "m").items()) == answered["v2"]
+
+
+class Picky:
+    """A model whose new version cannot compute batches of four."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+
+    @serve.accept_batch
+    def __call__(self, requests: list[Any]) -> list[str]:
+        if self._version == "v2" and len(requests) == 4:
+            raise MemoryError("no room on the device")
+        return [self._version] * len(requests)
+
+
+def test_a_version_that_fails_its_warm_up_gets_no_query_and_the_old_one_stays(client: serve.Client) -> None:
+    client.create_backend("m", Picky, "v1", config={"max_batch_size": 8})
+    client.create_endpoint("m", backend="m", route="/m", example={"query": {"number": 1}})
+    before = backend(client, "m")["replicas"]
+    with pytest.raises(shoal.LoadFailed) as failed:
+        client.create_backend("m", Picky, "v2", config={"max_batch_size": 8}, replace=True)
+    assert "its warm-up failed at batch size 4: MemoryError: no room on the device" in str(failed.value)
+    assert "in __call__" in failed.value.traceback
+    assert ask(client, "/m").text == "v1"
+    assert backend(client, "m")["replicas"] == before
+
+
+def test_a_model_of_arrays_is_warmed_up(client: serve.Client, journal: Journal) -> None:
+    @serve.accept_batch(arrays=True)
+    def double(x: Any) -> Any:
+        journal.add(list(x.shape))
+        return x * 2
+
+    warm_up = {"requests": [{"json": {"x": [1.0, 2.0, 3.0]}}], "batch_sizes": [1, 4]}
+    deploy(client, "double", double, max_batch_size=4, warm_up=warm_up)
+    assert journal.entries() == [[1, 3], [4, 3]]
+    assert ask(client, "/double", "POST", json={"x": [1.0, 2.0, 3.0]}).json() == [2.0, 4.0, 6.0]

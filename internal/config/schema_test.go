@@ -60,6 +60,9 @@ func TestSchemaAndTypesHaveTheSameKeys(t *testing.T) {
 		"$defs/endpoint":    keysOf(reflect.TypeFor[rawEndpoint]()),
 		"$defs/source":      keysOf(reflect.TypeFor[rawSource]()),
 		"$defs/example":     keysOf(reflect.TypeFor[serving.Example]()),
+		"$defs/warm_up":     keysOf(reflect.TypeFor[serving.WarmUp]()),
+
+		"$defs/warm_up_request": keysOf(reflect.TypeFor[serving.WarmUpRequest]()),
 	} {
 		object := at(t, pointer)
 		properties, _ := object["properties"].(map[string]any)

@@ -74,18 +74,19 @@ func (d *deployment) read() error {
 // plan says what is to change for a file to be served.
 func (s *Server) plan(file *config.File, next map[string]deployment, afresh bool) serving.Plan {
 	plan := serving.Plan{Backends: make(map[string]serving.BackendPlan), Endpoints: make(map[string]serving.EndpointSpec)}
+	for name, e := range file.Endpoints {
+		plan.Endpoints[name] = serving.EndpointSpec{
+			Traffic: e.Traffic, Shadows: e.Shadow, Route: e.Route, Methods: e.Methods, Example: e.Example,
+		}
+	}
 	for name, b := range file.Backends {
+		b.Config = b.Config.WarmedUpFor(name, plan.Endpoints)
 		p := serving.BackendPlan{Build: s.building(name, b), Config: b.Config}
 		old, new := s.deployed[name], next[name]
 		if !afresh && old.digest == new.digest && reflect.DeepEqual(old.spec, new.spec) {
 			p.Keep = old.backend
 		}
 		plan.Backends[name] = p
-	}
-	for name, e := range file.Endpoints {
-		plan.Endpoints[name] = serving.EndpointSpec{
-			Traffic: e.Traffic, Shadows: e.Shadow, Route: e.Route, Methods: e.Methods, Example: e.Example,
-		}
 	}
 	if s.file == nil {
 		return plan

@@ -14,12 +14,12 @@ import (
 // decode makes the call a row if its method takes arrays, so that a query which is
 // none of the model's is refused before it is in anybody's batch. What a Python
 // handle pickled stays as it is: only Python can read it.
-func (p CallPool) decode(c *Call) error {
+func decode(of Instance[*Call, Response], backend string, c *Call) error {
 	if strings.IndexByte(c.Method, 0) >= 0 {
 		// Keys of rows begin like that; they must not meet.
 		return Errorf(InvalidArgument, "a method's name cannot hold a zero byte")
 	}
-	signature := p.arrays(c.Method)
+	signature := arrays(of, c.Method)
 	if signature == nil || (c.Request != nil && len(c.Request.Body) == 0) {
 		if err := c.Request.CheckBody(); err != nil {
 			return err
@@ -33,15 +33,15 @@ func (p CallPool) decode(c *Call) error {
 		if err := c.Request.CheckBody(); err != nil {
 			return err // which knows line and column
 		}
-		return Errorf(InvalidArgument, "backend %q cannot take this: %v", p.Name(), err)
+		return Errorf(InvalidArgument, "backend %q cannot take this: %v", backend, err)
 	}
 	c.row = row
 	return nil
 }
 
 // arrays is what the method takes; nil if it takes calls as they are.
-func (p CallPool) arrays(method string) *tensor.Signature {
-	if taker, ok := (*p.newest.Load()).(ArrayTaker); ok {
+func arrays(of Instance[*Call, Response], method string) *tensor.Signature {
+	if taker, ok := of.(ArrayTaker); ok {
 		return taker.Arrays(method)
 	}
 	return nil

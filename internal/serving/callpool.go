@@ -17,6 +17,7 @@ type CallPool struct {
 
 // NewCallPool is [NewPool] for such a model.
 func NewCallPool(ctx context.Context, name string, model Model[*Call, Response], config Config, deps Deps) (CallPool, error) {
+	model.WarmUp = rehearsals
 	p, err := NewPool(ctx, name, model, config, deps)
 	return CallPool{p, new(sync.WaitGroup)}, err
 }
@@ -33,7 +34,7 @@ func (p CallPool) Prompt() bool { return true }
 
 // Submit implements [Backend].
 func (p CallPool) Submit(c *Call) error {
-	if err := p.decode(c); err != nil {
+	if err := decode(*p.newest.Load(), p.Name(), c); err != nil {
 		return err
 	}
 	c.writing = p.writing

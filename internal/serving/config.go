@@ -52,6 +52,9 @@ type Config struct {
 	// HeartbeatTimeout is how long an idle worker process may fail to give a sign
 	// of life before it is replaced. Default 30s.
 	HeartbeatTimeout Duration `json:"heartbeat_timeout"`
+	// WarmUp is what a replica computes before it gets queries. Nil: the
+	// examples of the endpoints that the backend serves when it is started.
+	WarmUp *WarmUp `json:"warm_up,omitempty"`
 }
 
 // DecodeConfig reads a config in JSON on top of base: absent keys keep base's
@@ -67,6 +70,9 @@ func DecodeConfig(base Config, raw []byte) (Config, error) {
 		return c, Errorf(InvalidArgument, "config%s", unfit(raw, err))
 	}
 	maps.DeleteFunc(keys, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
+	if _, ok := keys["warm_up"]; ok { // replaced whole, not merged into
+		c.WarmUp = nil
+	}
 	for key, value := range keys {
 		if !slices.Contains(configKeys, key) {
 			return c, Errorf(InvalidArgument, "config: unknown key %q; did you mean %q?", key, nearest(key))
@@ -135,7 +141,7 @@ func (c Config) validate(set map[string]json.RawMessage) error {
 	case c.BatchWaitTimeout < 0:
 		return Errorf(InvalidArgument, "config: batch_wait_timeout must not be negative, got %v", time.Duration(c.BatchWaitTimeout))
 	}
-	for _, check := range []func() error{c.validateSLO, c.validateWatch, c.validateEnv} {
+	for _, check := range []func() error{c.validateSLO, c.validateWatch, c.validateEnv, c.WarmUp.check} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -228,7 +234,14 @@ func (c Config) limits() batch.Limits {
 
 // needsRestart reports whether a change to next takes new replicas.
 func (c Config) needsRestart(next Config) bool {
-	return c.MaxConcurrentBatches != next.MaxConcurrentBatches || !maps.Equal(c.Env, next.Env)
+	return c.MaxConcurrentBatches != next.MaxConcurrentBatches || !maps.Equal(c.Env, next.Env) || c.coldFor(next)
+}
+
+// coldFor reports whether replicas that were warmed up never computed batches as
+// large as they would get with next.
+func (c Config) coldFor(next Config) bool {
+	warm := next.WarmUp
+	return warm != nil && len(warm.Requests) > 0 && next.MaxBatchSize > c.MaxBatchSize
 }
 
 var configKeys = func() []string {

@@ -25,6 +25,9 @@ type Model[In, Out any] struct {
 	Size  func(In) int64
 	Split func(in In, max int) []In
 	Join  func([]Out) (Out, error)
+	// WarmUp says what a new instance computes before it is put to work; nil:
+	// nothing. c.WarmUp is not nil.
+	WarmUp func(c Config, of Instance[In, Out]) []Rehearsal[In, Out]
 }
 
 // Pool is a backend: one batcher, and the replicas that pull from it.
@@ -35,6 +38,9 @@ type Pool[In, Out any] struct {
 	batcher *batch.Batcher[In, Out]
 	log     *slog.Logger
 	batched bool // the model takes more than one query a call
+
+	rehearse func(Config, Instance[In, Out]) []Rehearsal[In, Out] // the model's WarmUp
+	cost     func(In) int                                         // the model's Cost
 
 	config   atomic.Pointer[Config]
 	newest   atomic.Pointer[Instance[In, Out]] // the last that was put to work
@@ -67,6 +73,7 @@ func NewPool[In, Out any](ctx context.Context, name string, model Model[In, Out]
 		log = slog.New(slog.DiscardHandler)
 	}
 	p := &Pool[In, Out]{name: name, kind: model.Kind, runtime: model.Runtime, log: log.With("backend", name)}
+	p.rehearse, p.cost = model.WarmUp, model.Cost
 	p.open, p.shut = context.WithCancel(context.Background())
 	p.grace, p.force = context.WithCancelCause(context.Background())
 	first := p.indices(max(1, config.NumReplicas))
@@ -110,7 +117,7 @@ func (p *Pool[In, Out]) start(ctx context.Context, config Config, indices []int)
 	var starting sync.WaitGroup
 	for i, index := range indices {
 		starting.Go(func() {
-			instances[i], errs[i] = p.runtime.Start(ctx, ReplicaSpec{Backend: p.name, Index: index, Config: config})
+			instances[i], errs[i] = p.launch(ctx, ReplicaSpec{Backend: p.name, Index: index, Config: config})
 		})
 	}
 	starting.Wait()

@@ -172,7 +172,7 @@ func (r *replica[In, Out]) restart(pause backoff.BackOff) Instance[In, Out] {
 		}
 		r.set(StateStarting, 0)
 		spec := ReplicaSpec{Backend: r.pool.name, Index: r.index, Config: r.pool.Config()}
-		instance, err := r.pool.runtime.Start(r.stopping, spec)
+		instance, err := r.pool.launch(r.stopping, spec)
 		if err == nil {
 			r.pool.log.Info("replica restarted", "replica", r.index, "pid", instance.PID())
 			return instance

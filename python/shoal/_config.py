@@ -24,6 +24,7 @@ KEYS = (
     "expose_traceback",
     "batch_timeout",
     "heartbeat_timeout",
+    "warm_up",
 )
 
 

@@ -115,6 +115,7 @@ func (f *Front) deploy(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	config = f.opts.Registry.WarmedUp(name, config)
 	ctx, cancel := f.untilDrain(r)
 	defer cancel()
 	backend, err := f.opts.Registry.Deploy(ctx, name, replace, func(ctx context.Context) (serving.Backend, error) {

@@ -1,0 +1,41 @@
+package batch
+
+import "context"
+
+// rehearsed is the highest bit of a batch's ID: it tells batches of [Rehearse]
+// from those of a Batcher.
+const rehearsed = 1 << 63
+
+// Rehearse has run compute inputs as one batch that belongs to no Batcher, such
+// as the first of a replica that is not attached yet. It returns the answers, or
+// the error of the first query that has one, or, when ctx ends first, its cause;
+// then run may still complete the batch. id tells the batches of one replica
+// apart.
+func Rehearse[In, Out any](ctx context.Context, name string, id uint64, origin Origin, in []In, run func(*Batch[In, Out])) ([]Out, error) {
+	b := New(Options[In, Out]{Name: name, Limits: Limits{MaxBatchSize: len(in), MaxQueued: len(in), LeaveAtOnce: true}})
+	b.batches = rehearsed + id - 1
+	queries := make([]Query[In, Out], len(in))
+	done := make(chan struct{}, len(in)) // with room for all, so that nobody waits for us
+	for i := range in {
+		queries[i] = Query[In, Out]{In: in[i], Origin: origin, Done: func(*Query[In, Out]) { done <- struct{}{} }}
+		if err := b.Submit(&queries[i]); err != nil {
+			return nil, err
+		}
+	}
+	b.Attach(1, run)
+	for range in {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	out := make([]Out, len(in))
+	for i := range queries {
+		if queries[i].Err != nil {
+			return nil, queries[i].Err
+		}
+		out[i] = queries[i].Out
+	}
+	return out, nil
+}
