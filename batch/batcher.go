@@ -94,6 +94,7 @@ type Batcher[In, Out any] struct {
 	held     *group[In, Out] // which the departure policy holds; nil for none
 	hurried  bool            // its hold ended because a deadline is near
 	draining bool
+	refusal  error         // what Submit refuses every query with; see Refuse
 	gaveUp   bool          // a drain had no more time: nothing waits any more
 	idle     chan struct{} // closed when draining and every answer is out
 	stats    Stats         // but for Sizes
@@ -184,6 +185,9 @@ func (b *Batcher[In, Out]) measure(q *Query[In, Out]) (key string, err error) {
 func (b *Batcher[In, Out]) admit(q *Query[In, Out], key string, now time.Time) (*group[In, Out], error) {
 	if b.draining {
 		return nil, ErrDraining
+	}
+	if b.refusal != nil {
+		return nil, b.refusal
 	}
 	if q.cost <= b.limits.MaxBatchSize {
 		if err := b.room(1, q.bytes); err != nil {

@@ -2,6 +2,7 @@ package serving
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/shoalserve/shoal/batch"
@@ -90,6 +91,16 @@ type BackendStatus struct {
 	RestartReasons map[RestartReason]uint64 `json:"restart_reasons"`
 	// Stuck counts replicas that were given up and have not ended.
 	Stuck int `json:"stuck"`
+}
+
+// why tells what the last replica that is not well failed with.
+func (s BackendStatus) why() string {
+	for _, r := range s.Replicas {
+		if r.Error != "" {
+			return fmt.Sprintf(": replica %d, restarted %d times: %s", r.Index, r.Restarts, r.Error)
+		}
+	}
+	return ""
 }
 
 // ReplicaStatus is a replica as operators see it.

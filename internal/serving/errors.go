@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
+	"strconv"
+	"time"
 
 	"github.com/shoalserve/shoal/batch"
 )
@@ -59,6 +62,8 @@ var statuses = map[Code]int{
 type Error struct {
 	Code    Code
 	Message string
+	// RetryAfter is when it is worth to ask again; 0 if that is not known.
+	RetryAfter time.Duration
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -138,7 +143,12 @@ func Describe(err error) Problem {
 		return Problem{Code: LoadFailed, Status: statuses[LoadFailed], Message: load.Error(), Traceback: load.Traceback}
 	}
 	code := codeOf(err)
-	return Problem{Code: code, Status: statuses[code], Message: err.Error()}
+	p := Problem{Code: code, Status: statuses[code], Message: err.Error()}
+	if own, ok := errors.AsType[*Error](err); ok && own.RetryAfter > 0 {
+		seconds := int(math.Ceil(own.RetryAfter.Seconds()))
+		p.Header = http.Header{"Retry-After": {strconv.Itoa(seconds)}}
+	}
+	return p
 }
 
 func codeOf(err error) Code {

@@ -42,10 +42,11 @@ type Pool[In, Out any] struct {
 	rehearse func(Config, Instance[In, Out]) []Rehearsal[In, Out] // the model's WarmUp
 	cost     func(In) int                                         // the model's Cost
 
-	config   atomic.Pointer[Config]
-	newest   atomic.Pointer[Instance[In, Out]] // the last that was put to work
-	restarts restartCounts                     // of all replicas, also of those that are gone
-	stuck    atomic.Int64                      // instances that were given up and are not gone
+	config    atomic.Pointer[Config]
+	newest    atomic.Pointer[Instance[In, Out]] // the last that was put to work
+	judgement judgement
+	restarts  restartCounts // of all replicas, also of those that are gone
+	stuck     atomic.Int64  // instances that were given up and are not gone
 
 	open  context.Context // ends when Close begins
 	shut  context.CancelFunc
@@ -164,6 +165,7 @@ func (p *Pool[In, Out]) show() {
 		return cmp.Compare(a.index, b.index)
 	})
 	p.statusMu.Unlock()
+	p.judge(nil, 0)
 }
 
 // indices returns the n smallest numbers that no replica has. mu is held.
@@ -300,12 +302,9 @@ func (p *Pool[In, Out]) Status() BackendStatus {
 	shown := p.shown
 	p.statusMu.Unlock()
 	for _, r := range shown {
-		status := r.status()
-		s.Replicas = append(s.Replicas, status)
-		if status.State == StateReady || (status.State == StateFailed && s.State != StateReady) {
-			s.State = status.State
-		}
+		s.Replicas = append(s.Replicas, r.status())
 	}
+	s.State = together(s.Replicas)
 	if p.open.Err() != nil {
 		s.State = StateDraining
 	}

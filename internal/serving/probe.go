@@ -66,7 +66,7 @@ func (p *Prober) Ready(ctx context.Context) error {
 	for _, e := range p.registry.Endpoints() {
 		for _, b := range e.Backends() {
 			if s := b.Status(); s.State != StateReady {
-				return Errorf(Unavailable, "endpoint %q: backend %q is %s", e.Name, b.Name(), s.State)
+				return Errorf(Unavailable, "endpoint %q: backend %q is %s%s", e.Name, b.Name(), s.State, s.why())
 			}
 			if e.Example != nil {
 				wanted[probe{b, e.Example}] = e

@@ -22,6 +22,11 @@ type replica[In, Out any] struct {
 	done     chan struct{} // closed when supervise returns
 	changed  chan struct{} // has room for one: the config changed
 
+	// Of supervise alone.
+	pause    *backoff.ExponentialBackOff
+	next     time.Duration // the pause before the next start
+	failures int           // since an instance was last of use
+
 	mu      sync.Mutex
 	now     ReplicaStatus
 	stopCtx context.Context // how long a stop may take; set before askStop
@@ -29,7 +34,7 @@ type replica[In, Out any] struct {
 }
 
 func newReplica[In, Out any](p *Pool[In, Out], index int) *replica[In, Out] {
-	r := &replica[In, Out]{pool: p, index: index, done: make(chan struct{}), changed: make(chan struct{}, 1)}
+	r := &replica[In, Out]{pool: p, index: index, done: make(chan struct{}), changed: make(chan struct{}, 1), pause: newPause()}
 	r.now = ReplicaStatus{Index: index, State: StateStarting}
 	r.stopping, r.askStop = context.WithCancel(context.Background())
 	return r
@@ -39,6 +44,7 @@ func newReplica[In, Out any](p *Pool[In, Out], index int) *replica[In, Out] {
 func (r *replica[In, Out]) attach(instance Instance[In, Out]) *batch.Replica[In, Out] {
 	r.pool.newest.Store(&instance)
 	r.set(StateReady, instance.PID())
+	r.pool.judge(nil, 0)
 	slots := r.pool.Config().MaxConcurrentBatches
 	if t, ok := instance.(TakesAhead[In, Out]); ok {
 		return r.pool.batcher.AttachAhead(slots, 1, instance.Run, t.Recall)
@@ -49,16 +55,8 @@ func (r *replica[In, Out]) attach(instance Instance[In, Out]) *batch.Replica[In,
 // supervise watches over an instance and each that follows it.
 func (r *replica[In, Out]) supervise(instance Instance[In, Out], attached *batch.Replica[In, Out]) {
 	defer close(r.done)
-	pause := newPause()
-	for {
-		started := time.Now()
-		if !r.watch(instance, attached) {
-			return
-		}
-		if time.Since(started) > steady {
-			pause.Reset()
-		}
-		if instance = r.restart(pause); instance == nil {
+	for r.watch(instance, attached) {
+		if instance = r.restart(); instance == nil {
 			r.set(StateStopped, 0)
 			return
 		}
@@ -69,6 +67,7 @@ func (r *replica[In, Out]) supervise(instance Instance[In, Out], attached *batch
 // watch lets an instance work until it is of no more use (true) or the replica
 // is to stop.
 func (r *replica[In, Out]) watch(instance Instance[In, Out], attached *batch.Replica[In, Out]) (again bool) {
+	started := time.Now()
 	dog := r.watchdog(instance, attached)
 	defer dog.timer.Stop()
 	for {
@@ -77,7 +76,8 @@ func (r *replica[In, Out]) watch(instance Instance[In, Out], attached *batch.Rep
 			// First no more batches, then an end for those it had: the other way
 			// round they would be answered by the dead instance's next batch.
 			attached.Detach()
-			r.fail(ReasonDied, instance.Err())
+			r.credit(started, attached)
+			r.fail(ReasonDied, instance.Err(), diagnosis(instance))
 			r.end(instance)
 			return true
 		case <-dog.timer.C:
@@ -87,6 +87,7 @@ func (r *replica[In, Out]) watch(instance Instance[In, Out], attached *batch.Rep
 			return false
 		}
 		if s := dog.look(); s != nil {
+			r.credit(started, attached)
 			r.giveUp(instance, attached, s)
 			r.end(instance)
 			return true
@@ -128,7 +129,7 @@ func (r *replica[In, Out]) giveUp(instance Instance[In, Out], attached *batch.Re
 	}
 	err := Errorf(s.err.Code, "backend %q: replica %d (pid %d): %s", r.pool.name, r.index, instance.PID(), s.err.Message)
 	attached.Detach() // or the batch's failure would bring it another
-	r.fail(reason, err)
+	r.fail(reason, err, "")
 	if i, ok := instance.(Interrupter); ok {
 		i.Interrupt(s.id, err)
 	}
@@ -145,32 +146,24 @@ func (r *replica[In, Out]) end(instance Instance[In, Out]) {
 	r.pool.leave(instance)
 }
 
-// steady is how long an instance must live for its death to count as a new
-// trouble and not as the same one again.
-const steady = 10 * time.Second
-
-// newPause returns the growing pauses between restarts: 100 ms to 10 s.
-func newPause() *backoff.ExponentialBackOff {
-	b := backoff.NewExponentialBackOff()
-	b.InitialInterval, b.MaxInterval = 100*time.Millisecond, 10*time.Second
-	return b
-}
-
 // restart starts a new instance, again and again until one is ready; nil when
 // the replica is to stop.
-func (r *replica[In, Out]) restart(pause backoff.BackOff) Instance[In, Out] {
+func (r *replica[In, Out]) restart() Instance[In, Out] {
 	for {
 		select {
-		case <-time.After(pause.NextBackOff()):
+		case <-time.After(r.next):
 		case <-r.stopping.Done():
 			return nil
 		}
 		if n := r.pool.stuck.Load(); n >= maxStuck {
+			r.next = r.pause.NextBackOff()
 			r.set(StateFailed, 0)
 			r.note(fmt.Sprintf("%d computations that were given up never ended; a replica is started again when one does, or when the server is restarted", n))
 			continue
 		}
-		r.set(StateStarting, 0)
+		if r.failures < crashLoop { // else it stays what it is until it is ready
+			r.set(StateStarting, 0)
+		}
 		spec := ReplicaSpec{Backend: r.pool.name, Index: r.index, Config: r.pool.Config()}
 		instance, err := r.pool.launch(r.stopping, spec)
 		if err == nil {
@@ -180,19 +173,8 @@ func (r *replica[In, Out]) restart(pause backoff.BackOff) Instance[In, Out] {
 		if r.stopping.Err() != nil {
 			return nil
 		}
-		r.fail(ReasonStart, err)
+		r.fail(ReasonStart, err, traceback(err))
 	}
-}
-
-// fail records why an instance ended or could not start.
-func (r *replica[In, Out]) fail(reason RestartReason, err error) {
-	r.mu.Lock()
-	r.now.State, r.now.PID, r.now.Error = StateFailed, 0, err.Error()
-	r.now.Restarts++
-	restarts := r.now.Restarts
-	r.mu.Unlock()
-	r.pool.restarts.add(reason)
-	r.pool.log.Error("replica failed and will be restarted", "replica", r.index, "restarts", restarts, "reason", reason, "error", err)
 }
 
 // stop ends the replica: its batches finish first, until ctx ends.

@@ -5,6 +5,9 @@ package serving
 //	starting ──▶ ready ──▶ draining ──▶ stopped
 //	   ▲           │
 //	   └── failed ◀┘ (a replica that died waits in failed before it starts anew)
+//
+// One that fails 5 times in a row, and was of no use in between, is crash_looping
+// until it is ready again.
 type State string
 
 // The states of a replica. A backend is ready while one of its replicas is.
@@ -14,4 +17,6 @@ const (
 	StateFailed   State = "failed"
 	StateDraining State = "draining"
 	StateStopped  State = "stopped"
+
+	StateCrashLooping State = "crash_looping"
 )

@@ -128,6 +128,9 @@ func TestOnlySoManyReplicasAreLeftBehind(t *testing.T) {
 				return in, nil
 			})
 		for range 8 {
+			if err := <-sent(p, "well"); err != nil { // or it would be a crash loop
+				t.Fatal(err)
+			}
 			if err := <-sent(p, "stuck"); serving.Describe(err).Code != serving.BatchTimeout {
 				t.Fatal(err)
 			}

@@ -201,4 +201,4 @@ func (d deployed) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-var allStates = []serving.State{serving.StateStarting, serving.StateReady, serving.StateFailed, serving.StateDraining, serving.StateStopped}
+var allStates = []serving.State{serving.StateStarting, serving.StateReady, serving.StateFailed, serving.StateCrashLooping, serving.StateDraining, serving.StateStopped}

@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -192,15 +195,34 @@ func (w *worker) run() {
 }
 
 func (w *worker) died(exit, reading error) error {
-	how := "it exited with status 0"
-	if exit != nil {
-		how = exit.Error()
-	}
+	how := ending(exit)
+	how += w.had()
 	if !errors.Is(reading, io.EOF) {
 		how += "; " + reading.Error()
 	}
 	return serving.Errorf(serving.WorkerDied, "backend %q: replica %d (pid %d) died: %s", w.backend, w.index, w.PID(), how)
 }
+
+// had tells how large the batches are that the worker takes with it.
+func (w *worker) had() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var sizes []string
+	for _, id := range slices.Sorted(maps.Keys(w.inFlight)) {
+		sizes = append(sizes, strconv.Itoa(len(w.inFlight[id].Queries)))
+	}
+	if sizes == nil {
+		return "; it was idle"
+	}
+	const shown = 8
+	if len(sizes) > shown {
+		sizes = append(sizes[:shown], "…")
+	}
+	return "; it had batches of " + strings.Join(sizes, ", ") + " queries"
+}
+
+// Diagnosis implements serving.Diagnosed: the last lines that the worker wrote.
+func (w *worker) Diagnosis() string { return w.stderr.last() }
 
 // read answers batches from the worker's frames until the socket ends.
 func (w *worker) read() error {
