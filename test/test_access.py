@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cloudpickle
 import pytest
 from harness import SHOAL, Process, ask, problem, run, until
 
 import shoal
 from shoal import serve
+from shoal._admin import at
+from shoal._deploy import pickle_target
 
 MODEL = """
 from shoal import serve
@@ -172,6 +181,9 @@ def test_changes_are_in_the_audit_log_and_keys_are_nowhere(tmp_path: Path) -> No
     with serving(tmp_path, "audit: {file: audit.log}\nlog: {level: debug}\n") as server:
         client = serve.connect(server.admin, server.keys["ci"].key)
         client.update_backend_config("double", {"max_batch_size": 4, "env": {"SECRET": "canary-in-env"}})
+        shown = json.dumps([client.get_backend_config("double"), client.list_backends(), client.status()])
+        assert '"SECRET": "***"' in shown
+        assert "canary" not in shown
         ask(server.http, "/double?number=4", headers=server.header("alice"))
         ask(server.http, "/double?number=4", headers={"Authorization": "Bearer canary-made-up"})
         line = json.loads((tmp_path / "audit.log").read_text())
@@ -180,3 +192,91 @@ def test_changes_are_in_the_audit_log_and_keys_are_nowhere(tmp_path: Path) -> No
     everything = server.process.said + (tmp_path / "audit.log").read_text()
     for secret in ["canary", *(key.key for key in server.keys.values())]:
         assert secret not in everything
+
+
+INSIDE = """
+import os
+
+def inside(request):
+    status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+    fds = {int(fd): os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
+           if os.path.islink(f"/proc/self/fd/{fd}")}
+    return {"uid": os.getuid(), "groups": os.getgroups(), "env": dict(os.environ), "fds": fds,
+            "no_new_privs": status["NoNewPrivs"].strip()}
+"""
+
+
+@contextmanager
+def inside(folder: Path, config: str, **env: str) -> Iterator[dict[str, Any]]:
+    """What a worker finds, in a server with this config and environment."""
+    folder.chmod(0o755)
+    (folder / "model.py").write_text(INSIDE)
+    (folder / "shoal.yaml").write_text(
+        f'{config}\nhttp: {{address: "127.0.0.1:0"}}\nadmin: {{address: "unix:admin.sock"}}\n'
+        'backends: {inside: {python: "model.py:inside", config: {env: {OWN: mine}}}}\n'
+        "endpoints: {inside: {route: /inside, backend: inside}}\n"
+    )
+    with Process([SHOAL, "serve", folder / "shoal.yaml", "--json"], env=env) as process:
+        until(lambda: process.lines or process.status is not None, "the server to be ready")
+        assert process.lines, process.said
+        ready = json.loads(process.lines[0])
+        assert ready["ready"], ready
+        yield ask(ready["http_address"], "/inside").json()
+
+
+@pytest.fixture
+def public(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder that other users can read."""
+    with tempfile.TemporaryDirectory(prefix="shoal-test-") as folder:
+        yield Path(folder)
+
+
+def test_a_worker_gets_no_secrets_of_the_servers(public: Path) -> None:
+    secrets = dict.fromkeys(
+        ("SHOAL_TOKEN", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "DATABASE_URL"), "canary"
+    )
+    given = {**secrets, "PASSED": "yes", "OMP_NUM_THREADS": "1"}
+    with inside(public, "python: {pass_env: [PASSED]}", **given) as found:
+        env = found["env"]
+        assert "canary" not in env.values(), env
+        assert (env["PASSED"], env["OMP_NUM_THREADS"], env["OWN"]) == ("yes", "1", "mine")
+        assert "PATH" in env
+        # Its streams, its socket, the pipe of claims and its shared memory; listing them takes one more.
+        assert set(found["fds"]) <= {"0", "1", "2", "3", "4", "5", "6"}, found["fds"]
+        assert found["no_new_privs"] == "1"
+
+
+@pytest.fixture
+def for_nobody(public: Path) -> str:
+    """Config for workers that run as nobody, with a Python that nobody can run."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can")
+    for python in (sys.executable, "/usr/bin/python3"):
+        check = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+        try:
+            found = subprocess.run(check, user="nobody", env={}, check=False, capture_output=True)
+        except OSError:
+            continue
+        if found.returncode == 0:
+            shutil.copytree(Path(cloudpickle.__file__).parent, public / "lib" / "cloudpickle")
+            return f"python: {{user: nobody, interpreter: {python}, sys_path: [lib]}}"
+    pytest.skip("there is no Python that nobody can run")
+
+
+def test_workers_run_as_another_user(public: Path, for_nobody: str) -> None:
+    nobody = pwd.getpwnam("nobody")
+    with inside(public, for_nobody) as found:
+        assert (found["uid"], found["groups"], found["env"]["HOME"]) == (nobody.pw_uid, [], nobody.pw_dir)
+
+
+def test_a_pickled_model_runs_as_another_user(public: Path, for_nobody: str) -> None:
+    def whoami(_: Any) -> int:
+        return os.getuid()
+
+    with inside(public, for_nobody):
+        client = serve.connect(f"unix:{public}/admin.sock")
+        artifact = client._call("POST", at("artifacts"), pickle_target(whoami, (), {}))
+        source = {"kind": "pickle", "digest": artifact["digest"]}
+        client._call("PUT", at("backends", "whoami"), {"python": source, "sys_path": [f"{public}/lib"]})
+        client.create_endpoint("whoami", backend="whoami")
+        assert client.get_handle("whoami").remote().result() == pwd.getpwnam("nobody").pw_uid

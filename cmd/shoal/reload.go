@@ -82,7 +82,8 @@ func fixed(started, now *config.File) (warnings []string) {
 // fixedKeys are what a file says that only a start reads, by section and key.
 func fixedKeys(file *config.File) map[string]any {
 	keys := map[string]any{"python.interpreter": file.Python.Interpreter, "log.format": file.Log.Format,
-		"python.allow_pickle": file.Python.AllowPickle, "audit.file": file.Audit.File}
+		"python.allow_pickle": file.Python.AllowPickle, "audit.file": file.Audit.File,
+		"python.pass_env": file.Python.PassEnv, "python.user": file.Python.User}
 	for section, fields := range map[string]any{"http": file.HTTP, "admin": file.Admin} {
 		for field, value := range reflect.ValueOf(fields).Fields() {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")

@@ -33,6 +33,7 @@ const (
 type Dir struct {
 	path    string
 	maxSize int64
+	mode    fs.FileMode // of files: whoever may read the directory may read them
 
 	mu      sync.Mutex     // held while artifacts come and go
 	holders map[string]int // of files
@@ -57,8 +58,11 @@ func OpenDir(path string, maxSize int64) (*Dir, error) {
 	if maxSize <= 0 {
 		maxSize = math.MaxInt64 - 1
 	}
-	return &Dir{path: path, maxSize: maxSize, holders: make(map[string]int)}, nil
+	return &Dir{path: path, maxSize: maxSize, mode: 0o600, holders: make(map[string]int)}, nil
 }
+
+// ShareWithGroup lets the group of the directory read what will be put into it.
+func (d *Dir) ShareWithGroup() { d.mode = 0o640 }
 
 // Put implements [Store]. It does not wait for the disk: after a power failure
 // the client uploads again, which also mends a damaged artifact. It first makes
@@ -76,7 +80,7 @@ func (d *Dir) Put(ctx context.Context, r io.Reader) (digest string, size int64, 
 	}()
 	hash := sha256.New()
 	size, err = io.Copy(io.MultiWriter(temp, hash), io.LimitReader(&reader{ctx, r}, d.maxSize+1))
-	if err = errors.Join(err, temp.Close()); err != nil {
+	if err = errors.Join(err, temp.Chmod(d.mode), temp.Close()); err != nil {
 		return "", 0, fmt.Errorf("storing an artifact: %w", err)
 	}
 	if size > d.maxSize {

@@ -65,6 +65,8 @@ type Python struct {
 	Interpreter string   `json:"interpreter"`
 	SysPath     []string `json:"sys_path"`
 	AllowPickle *bool    `json:"allow_pickle"`
+	PassEnv     []string `json:"pass_env"`
+	User        string   `json:"user"`
 }
 
 // Backend is a model version.

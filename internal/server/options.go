@@ -12,6 +12,7 @@ func OptionsOf(file *config.File) Options {
 	h := file.HTTP
 	return Options{
 		HTTPAddress: h.Address, AdminAddress: file.Admin.Address, Interpreter: file.Python.Interpreter,
+		PassEnv: file.Python.PassEnv, WorkerUser: file.Python.User,
 		Auth: file.Auth, AuditFile: file.Audit.File, NoPickle: file.Python.AllowPickle != nil && !*file.Python.AllowPickle,
 		Rest: rest.Options{
 			MaxBodyBytes: int64(h.MaxBody), MaxHeaderBytes: int(h.MaxHeader),

@@ -40,6 +40,11 @@ type Options struct {
 	AuditFile string
 	// NoPickle refuses models and queries that come as pickles.
 	NoPickle bool
+	// PassEnv names environment variables that workers get beside those that
+	// programs need to run.
+	PassEnv []string
+	// WorkerUser is whom workers run as; empty for the server's own user.
+	WorkerUser string
 	// Interpreter is the Python of backends that name none. Default python3.
 	Interpreter string
 	// Rest are the limits of the HTTP front.
@@ -67,6 +72,7 @@ type Server struct {
 	state   *state
 	auth    *auth.Authenticator // nil: nobody is asked
 	audit   *os.File            // nil: the log
+	user    *python.User        // nil: the server's own
 
 	reload    admin.Reload          // see Reloading
 	reloading chan struct{}         // has room for the one that runs, who has the fields below too
@@ -96,6 +102,11 @@ func New(opts Options) (*Server, error) {
 }
 
 func (s *Server) open() (err error) {
+	if s.opts.WorkerUser != "" {
+		if s.user, err = python.LookUser(s.opts.WorkerUser); err != nil {
+			return err
+		}
+	}
 	if s.state, err = openState(); err != nil {
 		return err
 	}
@@ -109,6 +120,12 @@ func (s *Server) open() (err error) {
 	artifacts, err := artifact.OpenDir(filepath.Join(s.state.path, "artifacts"), 0)
 	if err != nil {
 		return err
+	}
+	if s.user != nil {
+		if err := s.user.Show(s.state.path); err != nil {
+			return err
+		}
+		artifacts.ShareWithGroup()
 	}
 	if s.http, err = net.Listen("tcp", s.opts.HTTPAddress); err != nil {
 		return fmt.Errorf("listening for HTTP: %w", err)
@@ -129,6 +146,7 @@ func (s *Server) assemble(library string, artifacts artifact.Store) {
 	s.prober = serving.NewProber(s.Registry)
 	s.Deployer = python.NewDeployer(python.Options{
 		SDKDir: library, Interpreter: s.opts.Interpreter, Log: lines.Write, Observer: metrics.Observer, Logger: log,
+		PassEnv: s.opts.PassEnv, User: s.user,
 	})
 	limits := s.opts.Rest
 	limits.Logger, limits.Metrics, limits.Prober = log, metrics, s.prober

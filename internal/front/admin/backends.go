@@ -57,7 +57,7 @@ func (f *Front) status(w http.ResponseWriter, r *http.Request) error {
 		Backends: []serving.BackendStatus{}, Endpoints: f.visible(who),
 	}
 	if who.May(auth.Deploy) {
-		s.Backends = f.opts.Registry.BackendStatuses()
+		s.Backends = f.backends()
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), probeTimeout)
 	defer cancel()
@@ -124,7 +124,7 @@ func (f *Front) deploy(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	f.writeJSON(w, r, http.StatusCreated, backend.Status())
+	f.writeJSON(w, r, http.StatusCreated, veiled(backend.Status()))
 	return nil
 }
 
@@ -179,8 +179,33 @@ func (h *holding) Close(ctx context.Context) error {
 	return h.Backend.Close(ctx)
 }
 
+// backends are all backends as clients see them.
+func (f *Front) backends() []serving.BackendStatus {
+	all := f.opts.Registry.BackendStatuses()
+	for i := range all {
+		all[i] = veiled(all[i])
+	}
+	return all
+}
+
+// veil is what is shown of a value that may be a secret.
+const veil = "***"
+
+// veiled is a status without the values of its environment, which often are
+// secrets, while a status is shown around.
+func veiled(s serving.BackendStatus) serving.BackendStatus {
+	env := make(map[string]string, len(s.Config.Env))
+	for name := range s.Config.Env {
+		env[name] = veil
+	}
+	if s.Config.Env != nil {
+		s.Config.Env = env
+	}
+	return s
+}
+
 func (f *Front) listBackends(w http.ResponseWriter, r *http.Request) error {
-	f.writeJSON(w, r, http.StatusOK, backendList{f.opts.Registry.BackendStatuses()})
+	f.writeJSON(w, r, http.StatusOK, backendList{f.backends()})
 	return nil
 }
 
@@ -189,7 +214,7 @@ func (f *Front) getBackend(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	f.writeJSON(w, r, http.StatusOK, backend.Status())
+	f.writeJSON(w, r, http.StatusOK, veiled(backend.Status()))
 	return nil
 }
 

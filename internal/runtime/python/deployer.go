@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
-	"os"
-	"strings"
 
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -21,6 +19,11 @@ type Options struct {
 	// Observer returns where a backend's metrics go.
 	Observer func(backend string) serving.Observer
 	Logger   *slog.Logger
+	// PassEnv names variables that workers inherit beside those that programs need
+	// to run. Default none.
+	PassEnv []string
+	// User is whom workers run as. Default the server's own.
+	User *User
 }
 
 // Deployer makes backends of Python models.
@@ -41,27 +44,8 @@ func NewDeployer(opts Options) *Deployer {
 // Interpreter is the Python that runs backends which name none.
 func (d *Deployer) Interpreter() string { return d.opts.Interpreter }
 
-// Environment is what a Python process of this server is started with, and extra.
+// Environment is the server's own, and extra, for a Python program of its owner.
 func (d *Deployer) Environment(extra map[string]string) []string { return d.opts.environment(extra) }
-
-// environment is the server's own, with the SDK's source as the last place where
-// Python looks for a package.
-func (o Options) environment(extra map[string]string) []string {
-	env := os.Environ()
-	for name, value := range extra {
-		env = append(env, name+"="+value)
-	}
-	if o.SDKDir == "" {
-		return env
-	}
-	path := o.SDKDir
-	for _, entry := range env { // the last entry of a name is the one in force
-		if old, ok := strings.CutPrefix(entry, "PYTHONPATH="); ok && old != "" {
-			path = old + string(os.PathListSeparator) + o.SDKDir
-		}
-	}
-	return append(env, "PYTHONPATH="+path)
-}
 
 // Backend starts a backend's workers and returns when all are ready. A model
 // that cannot be imported or constructed is a *serving.LoadError with its traceback.

@@ -185,13 +185,13 @@ func (r *runtime) spawn(spec serving.ReplicaSpec) (*process, error) {
 		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, p.arena.memory.file)
 	}
 	p.cmd.Dir = r.spec.Cwd
-	p.cmd.Env = r.opts.environment(spec.Config.Env)
+	p.cmd.Env = r.opts.workerEnvironment(spec.Config.Env)
 	p.cmd.Stdout, p.cmd.Stderr = &lines{emit: log("stdout")}, p.stderr
 	// A process group of its own: an interrupt on the terminal is for the
 	// server, which then ends its workers in good order.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: r.opts.User.credential()}
 	p.cmd.WaitDelay = 2 * time.Second // for grandchildren that hold the pipes
-	if err := p.cmd.Start(); err != nil {
+	if err := start(p.cmd); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting the interpreter: %w", err), p.close())
 	}
 	if err := claims.inherited(); err != nil {
