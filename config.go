@@ -42,6 +42,18 @@ type Config struct {
 	// takes longer gets [ErrBatchTimeout], its function's context ends, and
 	// another replica takes the place; the function itself cannot be stopped. Default none.
 	BatchTimeout time.Duration
+	// QueueTimeTarget is how long queries may wait when they have waited longer for a
+	// while: then more are refused, with [ErrQueueFull]. Default 0: they may wait as long
+	// as their deadlines allow.
+	QueueTimeTarget time.Duration
+	// ComputeLate has queries admitted and computed that cannot be answered by their
+	// deadlines, by the service times learned so far. Else they are refused at once.
+	ComputeLate bool
+	// CallerWeights are the shares that callers get of a backend that is not enough for
+	// all; "*" is any other caller. Default 1 each.
+	CallerWeights map[string]float64
+	// IsolateCallers never lets queries of two callers share a batch.
+	IsolateCallers bool
 }
 
 func (c Config) internal() (serving.Config, error) {
@@ -49,6 +61,8 @@ func (c Config) internal() (serving.Config, error) {
 		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: serving.Duration(c.BatchWaitTimeout), LeaveAtOnce: c.LeaveAtOnce, LatencySLO: serving.Duration(c.LatencySLO), NumReplicas: c.NumReplicas,
 		MaxQueued: c.MaxQueued, MaxQueuedBytes: serving.Size(c.MaxQueuedBytes), MaxConcurrentBatches: c.MaxConcurrentBatches,
 		Timeout: serving.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback, BatchTimeout: serving.Duration(c.BatchTimeout),
+		QueueTimeTarget: serving.Duration(c.QueueTimeTarget), ComputeLate: c.ComputeLate,
+		CallerWeights: c.CallerWeights, IsolateCallers: c.IsolateCallers,
 	}
 	return config, config.Validate()
 }
@@ -58,6 +72,8 @@ func newConfig(c serving.Config) Config {
 		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: time.Duration(c.BatchWaitTimeout), LeaveAtOnce: c.LeaveAtOnce, LatencySLO: time.Duration(c.LatencySLO), NumReplicas: c.NumReplicas,
 		MaxQueued: c.MaxQueued, MaxQueuedBytes: int64(c.MaxQueuedBytes), MaxConcurrentBatches: c.MaxConcurrentBatches,
 		Timeout: time.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback, BatchTimeout: time.Duration(c.BatchTimeout),
+		QueueTimeTarget: time.Duration(c.QueueTimeTarget), ComputeLate: c.ComputeLate,
+		CallerWeights: c.CallerWeights, IsolateCallers: c.IsolateCallers,
 	}
 }
 

@@ -7,7 +7,8 @@ import (
 
 // Errors that callers decide on, with errors.Is.
 var (
-	// ErrQueueFull refuses a query because as many wait as may.
+	// ErrQueueFull refuses a query because as many wait as may, or as can be answered in
+	// time. The error is an *[OverloadError].
 	ErrQueueFull = batch.ErrQueueFull
 	// ErrDraining refuses a query or a change because the app is closing.
 	ErrDraining = batch.ErrDraining
@@ -37,6 +38,9 @@ type (
 	CountError = batch.CountError
 	// TooLargeError refuses a query that costs more than MaxBatchSize.
 	TooLargeError = batch.TooLargeError
+	// OverloadError refuses a query for which there is no room, or not enough time, and
+	// tells when to try again. It is [ErrQueueFull].
+	OverloadError = batch.OverloadError
 	// ItemErrors, returned by a batch function beside its answers, fails single
 	// queries of the batch.
 	ItemErrors = batch.ItemErrors

@@ -30,6 +30,20 @@ type Limits struct {
 	// MaxQueuedBytes is the most bytes that may wait, as Options.Size counts
 	// them. Default 256 MiB.
 	MaxQueuedBytes int64
+	// CallerWeights are the shares that callers get of a batcher that is not enough
+	// for all: one of weight 4 gets four times as much as one of weight 1. "*" stands
+	// for those that are not named, "" for queries without a name. Default 1 each.
+	CallerWeights map[string]float64
+	// IsolateCallers never lets queries of two callers share a batch.
+	IsolateCallers bool
+	// QueueTimeTarget is how long queries may wait when that has not been less for a
+	// while: then more are refused than would wait longer. Default 0: as long as their
+	// deadlines allow.
+	QueueTimeTarget time.Duration
+	// ComputeLate has queries admitted and computed that cannot be answered by their
+	// deadlines, by the service times learned so far. Else they are refused at once, or
+	// dropped as soon as that is certain.
+	ComputeLate bool
 }
 
 func (l Limits) withDefaults() Limits {
@@ -94,13 +108,15 @@ type Batcher[In, Out any] struct {
 	held     *group[In, Out] // which the departure policy holds; nil for none
 	hurried  bool            // its hold ended because a deadline is near
 	draining bool
-	refusal  error         // what Submit refuses every query with; see Refuse
-	gaveUp   bool          // a drain had no more time: nothing waits any more
-	idle     chan struct{} // closed when draining and every answer is out
-	stats    Stats         // but for Sizes
-	sizes    []uint64      // batches by their number of queries
+	refusal  error             // what Submit refuses every query with; see Refuse
+	gaveUp   bool              // a drain had no more time: nothing waits any more
+	idle     chan struct{}     // closed when draining and every answer is out
+	stats    Stats             // but for Sizes
+	sizes    []uint64          // batches by their number of queries
+	lates    []*Query[In, Out] // scratch space of dropDead
 
-	running int // queries in batches that are being computed
+	running int       // queries in batches that are being computed
+	above   time.Time // since when the queue time is above its target; zero if it is not
 
 	ending    atomic.Bool  // draining, for those who do not hold mu
 	answering atomic.Int64 // queries that were computed or dropped, until their Done returns
@@ -116,6 +132,10 @@ func New[In, Out any](opts Options[In, Out]) *Batcher[In, Out] {
 	}
 	b := &Batcher[In, Out]{opts: opts, limits: opts.Limits.withDefaults(), idle: make(chan struct{})}
 	b.waiting.groups = make(map[Group]*group[In, Out])
+	b.waiting.flows, b.waiting.lanes = make(map[string]*flow), make(map[laneKey[In, Out]]*lane[In, Out])
+	b.waiting.patience = patience
+	b.waiting.isolate = b.limits.IsolateCallers
+	b.waiting.weigh(b.limits.CallerWeights)
 	if b.departure = opts.Departure; b.departure == nil {
 		b.departure = &learned{service: &b.service}
 	}
@@ -124,7 +144,7 @@ func New[In, Out any](opts Options[In, Out]) *Batcher[In, Out] {
 }
 
 // Submit admits a query, whose Done will then be called exactly once, or
-// refuses it with [ErrQueueFull], [ErrDraining], a *[TooLargeError], a
+// refuses it with an *[OverloadError], which is [ErrQueueFull], [ErrDraining], a *[TooLargeError], a
 // *[PanicError] from a callback, or the error of a context that has ended.
 func (b *Batcher[In, Out]) Submit(q *Query[In, Out]) error {
 	if q.dead() {
@@ -138,13 +158,13 @@ func (b *Batcher[In, Out]) Submit(q *Query[In, Out]) error {
 	now := b.opts.Clock.Now()
 
 	b.mu.Lock()
-	grown, err := b.admit(q, key, now)
+	var work work[In, Out]
+	grown, err := b.admit(q, key, now, &work)
 	if err != nil {
-		b.stats.Refused++
+		b.countRefusal(err)
 		b.mu.Unlock()
 		return err
 	}
-	var work work[In, Out]
 	b.dispatchArrival(grown, now, &work)
 	b.mu.Unlock()
 	b.do(&work)
@@ -153,9 +173,19 @@ func (b *Batcher[In, Out]) Submit(q *Query[In, Out]) error {
 
 func (b *Batcher[In, Out]) refuse(err error) error {
 	b.mu.Lock()
-	b.stats.Refused++
+	b.countRefusal(err)
 	b.mu.Unlock()
 	return err
+}
+
+// countRefusal counts a query that Submit refuses. mu is held.
+func (b *Batcher[In, Out]) countRefusal(err error) {
+	reason := Other
+	if overload, ok := err.(*OverloadError); ok { //nolint:errorlint // it is not wrapped yet
+		reason = overload.Reason
+	}
+	b.stats.Refused++
+	b.stats.Refusals[reason]++
 }
 
 // measure calls the user's callbacks, outside the lock.
@@ -182,15 +212,19 @@ func (b *Batcher[In, Out]) measure(q *Query[In, Out]) (key string, err error) {
 
 // admit puts q, or the parts it had to be cut into, into the queue and returns
 // the group that grew. The mutex is held, and released while q is cut.
-func (b *Batcher[In, Out]) admit(q *Query[In, Out], key string, now time.Time) (*group[In, Out], error) {
+func (b *Batcher[In, Out]) admit(q *Query[In, Out], key string, now time.Time, w *work[In, Out]) (*group[In, Out], error) {
 	if b.draining {
 		return nil, ErrDraining
 	}
 	if b.refusal != nil {
 		return nil, b.refusal
 	}
+	q.due = q.deadline()
 	if q.cost <= b.limits.MaxBatchSize {
-		if err := b.room(1, q.bytes); err != nil {
+		if err := b.inTime(q, now); err != nil {
+			return nil, err
+		}
+		if err := b.room(q, 1, now, w); err != nil {
 			return nil, err
 		}
 		return b.push(q, key, now), nil
@@ -205,37 +239,25 @@ func (b *Batcher[In, Out]) admit(q *Query[In, Out], key string, now time.Time) (
 	if b.draining {
 		return nil, ErrDraining
 	}
-	if err := b.room(len(s.parts), q.bytes); err != nil {
+	if err := b.inTime(q, now); err != nil {
+		return nil, err
+	}
+	if err := b.room(q, len(s.parts), now, w); err != nil {
 		return nil, err
 	}
 	q.split = s
 	var g *group[In, Out]
 	for _, part := range s.parts {
+		part.due = q.due
 		g = b.push(part, key, now)
 	}
 	return g, nil
 }
 
-// room refuses n queries with so many bytes if the queue's bounds do not allow
-// them. An empty queue takes any one query, in however many parts and bytes:
-// otherwise no number of retries would get it in.
-func (b *Batcher[In, Out]) room(n int, bytes int64) error {
-	switch {
-	case b.waiting.len == 0:
-		return nil
-	case b.waiting.len+n > b.limits.MaxQueued:
-		return fmt.Errorf("backend %q: %w: %d queries wait, max_queued is %d", b.opts.Name, ErrQueueFull, b.waiting.len, b.limits.MaxQueued)
-	case b.waiting.bytes+bytes > b.limits.MaxQueuedBytes:
-		return fmt.Errorf("backend %q: %w: %d bytes wait and the query has %d, max_queued_bytes is %d",
-			b.opts.Name, ErrQueueFull, b.waiting.bytes, bytes, b.limits.MaxQueuedBytes)
-	}
-	return nil
-}
-
 func (b *Batcher[In, Out]) push(q *Query[In, Out], key string, now time.Time) *group[In, Out] {
 	q.arrived = now
 	b.stats.Admitted++
-	g := b.waiting.push(q, Group{q.Origin, key})
+	g := b.waiting.push(q, Group{Origin: q.Origin, Key: key})
 	if b.limits.BatchWaitTimeout > 0 || g == b.held {
 		g.hurry(q)
 	}
@@ -283,6 +305,11 @@ func (b *Batcher[In, Out]) Update(l Limits) {
 	now := b.opts.Clock.Now()
 	b.mu.Lock()
 	b.limits = l.withDefaults()
+	b.waiting.weigh(b.limits.CallerWeights)
+	if b.limits.IsolateCallers != b.waiting.isolate {
+		b.endHold() // there are other groups now
+		b.waiting.separate(b.limits.IsolateCallers)
+	}
 	if b.limits.BatchWaitTimeout > 0 {
 		for g := range b.waiting.waiting {
 			g.findUrgent() // nobody looked at deadlines while nothing was held
@@ -373,7 +400,9 @@ func (b *Batcher[In, Out]) checkIdle() {
 type Stats struct {
 	Admitted uint64 // queries taken in
 	Refused  uint64 // queries refused by Submit
-	Dropped  uint64 // queries that left before a batch formed
+	Dropped  uint64 // queries that left before a batch formed: for all reasons
+	Evicted  uint64 // of these, those that made room for others
+	Late     uint64 // of these, those that could not have been answered by their deadline
 	Answered uint64 // queries a replica answered, with a result
 	Failed   uint64 // queries a replica answered, with an error
 	Batches  uint64
@@ -384,6 +413,8 @@ type Stats struct {
 	Sizes map[int]uint64
 	// Reasons counts the batches by Reason.
 	Reasons [reasons]uint64
+	// Refusals counts the queries refused by Refusal.
+	Refusals [refusals]uint64
 	// Queued and Running are the queries that wait and that are being
 	// computed, at this moment.
 	Queued, Running int

@@ -2,10 +2,12 @@ package batch
 
 import "time"
 
-// Group tells which queries may share a batch: those of one origin and one key.
+// Group tells which queries may share a batch: those of one origin, one key, and
+// one caller where callers must not share.
 type Group struct {
 	Origin Origin
 	Key    string
+	Caller string // where Limits.IsolateCallers is set
 }
 
 // Waiting is what a free replica could take at once.
@@ -95,7 +97,7 @@ func (b *Batcher[In, Out]) holds(g *group[In, Out], now time.Time) bool {
 // waits is what the policy is shown of g. mu is held.
 func (b *Batcher[In, Out]) waits(g *group[In, Out], now time.Time) Waiting {
 	w := Waiting{
-		Group: g.key, Queries: g.len, Cost: g.cost, Max: b.limits.MaxBatchSize, Oldest: g.oldest.arrived, Free: b.free,
+		Group: g.key, Queries: g.len, Cost: g.cost, Max: b.limits.MaxBatchSize, Oldest: g.oldest().arrived, Free: b.free,
 		By: b.leaveBy(g),
 	}
 	if b.running > 0 {
@@ -127,7 +129,9 @@ func (b *Batcher[In, Out]) take(g *group[In, Out], now time.Time, limits Limits,
 		b.departure.Left(now, b.waits(g, now))
 	}
 	limits.MaxBatchSize = b.most(g, now)
+	elder := b.waiting.oldest
 	batch, reason := b.waiting.take(g, now, limits, room)
+	b.waiting.pass(elder, levelOf(batch[0].Priority))
 	switch {
 	case limits.MaxBatchSize < b.limits.MaxBatchSize && (reason == Full || reason == Cost):
 		return batch, SLO
@@ -145,7 +149,7 @@ func (b *Batcher[In, Out]) take(g *group[In, Out], now time.Time, limits Limits,
 func (b *Batcher[In, Out]) remove(q *Query[In, Out]) {
 	g := q.group
 	b.waiting.remove(q)
-	if g == b.held && g.oldest == nil {
+	if g == b.held && g.len == 0 {
 		b.endHold()
 	}
 }
@@ -164,7 +168,10 @@ func (b *Batcher[In, Out]) endHold() {
 
 // learn takes note of a batch that was computed. mu is held.
 func (b *Batcher[In, Out]) learn(batch *Batch[In, Out], now time.Time, failed bool) {
-	if !b.departs() && b.limits.LatencySLO <= 0 {
+	if !failed { // how soon a model fails says nothing of how long it takes
+		b.service.learn(batch.cost, batch.Computed)
+	}
+	if !b.departs() {
 		return
 	}
 	a := Answered{Group: batch.Queries[0].key, Queries: len(batch.Queries), Cost: batch.cost, Took: batch.Computed}
@@ -177,10 +184,5 @@ func (b *Batcher[In, Out]) learn(batch *Batch[In, Out], now time.Time, failed bo
 	for _, r := range b.replicas {
 		a.Slots += r.slots
 	}
-	if !failed { // how soon a model fails says nothing of how long it takes
-		b.service.learn(a.Cost, batch.Computed)
-	}
-	if b.departs() {
-		b.departure.Answered(now, a)
-	}
+	b.departure.Answered(now, a)
 }

@@ -45,6 +45,10 @@ func (b *Batcher[In, Out]) do(w *work[In, Out]) {
 // dispatchArrival starts what the arrival of a query in g makes ready. It
 // spares the search of [queue.next] when the query is merely held back.
 func (b *Batcher[In, Out]) dispatchArrival(g *group[In, Out], now time.Time, w *work[In, Out]) {
+	if w.dropped != nil { // who was evicted may have stood before others
+		b.dispatch(now, w)
+		return
+	}
 	if b.free == 0 && (b.ahead == 0 || g.cost < b.limits.MaxBatchSize) {
 		return
 	}
@@ -82,7 +86,7 @@ func (b *Batcher[In, Out]) dispatch(now time.Time, w *work[In, Out]) {
 			w.recall = b.sentAhead()
 			return
 		}
-		if b.dropDead(g, w) {
+		if b.dropDead(g, now, w) {
 			continue // without them another group may be the one to leave
 		}
 		batch := b.blank()
@@ -95,20 +99,39 @@ func (b *Batcher[In, Out]) dispatch(now time.Time, w *work[In, Out]) {
 	}
 }
 
-// dropDead drops the queries that nobody waits for any more, as far as the next
-// batch of g reaches, and reports whether there were any. mu is held.
-func (b *Batcher[In, Out]) dropDead(g *group[In, Out], w *work[In, Out]) bool {
-	dropped, cost := len(w.dropped), 0
-	for q := g.oldest; q != nil && cost < b.limits.MaxBatchSize; {
-		following := q.nextMate
-		if q.dead() {
+// dropDead drops the queries that nobody waits for any more, and those that cannot be
+// answered in time, as far as the next batch of g reaches, and reports whether there
+// were any. Where nobody can be in time the batch goes as it is: what was learned may
+// be wrong, and what it takes corrects that. mu is held.
+func (b *Batcher[In, Out]) dropDead(g *group[In, Out], now time.Time, w *work[In, Out]) bool {
+	before, cost := len(w.dropped), 0
+	begin, likely := now, min(g.cost, b.limits.MaxBatchSize)
+	if b.free == 0 {
+		begin = b.nextFree(now)
+	}
+	late := b.lates[:0]
+	order := b.waiting.order(g)
+	for q := order.next(); q != nil && cost < b.limits.MaxBatchSize; q = order.next() {
+		switch {
+		case q.dead():
 			b.drop(q, left(b.opts.Name, q), w)
-		} else {
+		case q.over(now):
+			b.drop(q, dropped(b.opts.Name, context.DeadlineExceeded), w)
+		case b.late(q, likely, begin):
+			late = append(late, q)
+		default:
 			cost += q.cost
 		}
-		q = following
 	}
-	return len(w.dropped) > dropped
+	if cost > 0 {
+		for _, q := range late {
+			b.stats.Late++
+			b.drop(q, dropped(b.opts.Name, fmt.Errorf("it could not be answered in time any more: %w", context.DeadlineExceeded)), w)
+		}
+	}
+	clear(late)
+	b.lates = late[:0]
+	return len(w.dropped) > before
 }
 
 // drop takes a query out of the queue; w tells it once the lock is released.
@@ -204,5 +227,9 @@ func left[In, Out any](name string, q *Query[In, Out]) error {
 	if q.dead() {
 		cause = context.Cause(q.Context)
 	}
+	return dropped(name, cause)
+}
+
+func dropped(name string, cause error) error {
 	return fmt.Errorf("backend %q: the query was dropped before it ran: %w", name, cause)
 }

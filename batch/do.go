@@ -94,14 +94,14 @@ func (b *Batcher[In, Out]) takeIn() {
 	b.mu.Lock()
 	c := reversed(b.arrivals.Swap(nil))
 	if c.next == nil {
-		if grown := b.admitCall(c, now, &refused); grown != nil {
+		if grown := b.admitCall(c, now, &refused, &work); grown != nil {
 			b.dispatchArrival(grown, now, &work)
 		}
 	} else {
 		for c != nil {
 			following := c.next
 			c.next = nil
-			b.admitCall(c, now, &refused)
+			b.admitCall(c, now, &refused, &work)
 			c = following
 		}
 		b.dispatch(now, &work)
@@ -117,10 +117,10 @@ func (b *Batcher[In, Out]) takeIn() {
 
 // admitCall admits a call's query, or puts the call on a list of those that
 // were refused. mu is held.
-func (b *Batcher[In, Out]) admitCall(c *call[In, Out], now time.Time, refused **call[In, Out]) *group[In, Out] {
-	grown, err := b.admit(&c.query, c.key, now)
+func (b *Batcher[In, Out]) admitCall(c *call[In, Out], now time.Time, refused **call[In, Out], w *work[In, Out]) *group[In, Out] {
+	grown, err := b.admit(&c.query, c.key, now, w)
 	if err != nil {
-		b.stats.Refused++
+		b.countRefusal(err)
 		c.query.Err = err
 		c.next, *refused = *refused, c
 		return nil

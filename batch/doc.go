@@ -20,8 +20,12 @@
 //   - A batch holds one origin and one key, and never more than the maximum. The
 //     group (origin and key) whose oldest query has waited longest leaves first,
 //     so none starves; within a group the order is that of arrival.
-//   - A query whose context ended never runs.
-//   - The queue is bounded in queries and in bytes; beyond it Submit refuses.
+//   - Where queries have priorities, higher ones leave first, and 1 batch in 16 begins
+//     with the one that was left behind longest; where they have callers, each caller
+//     gets its share of what leaves, by weight.
+//   - A query whose context ended, or whose deadline passed, never runs.
+//   - The queue is bounded in queries and in bytes; beyond it Submit refuses, and so it
+//     does where a deadline cannot be met.
 //   - A key, cost, size, split or join function that panics fails its own query,
 //     a model that panics its batch; the queue lives on.
 //   - Each answer says why its batch left when it did ([Trip]).

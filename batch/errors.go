@@ -3,14 +3,73 @@ package batch
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 var (
-	// ErrQueueFull refuses a query because the queue is at one of its bounds.
+	// ErrQueueFull refuses a query because the queue is at one of its bounds, or too
+	// long for the query. The error is an *[OverloadError].
 	ErrQueueFull = errors.New("queue is full")
 	// ErrDraining refuses a query because the batcher is closing.
 	ErrDraining = errors.New("draining: no new queries are accepted")
 )
+
+// Refusal says why a query was refused, or had to leave the queue.
+type Refusal uint8
+
+const (
+	// Other: it was wrong, or the batcher is closing.
+	Other Refusal = iota
+	// QueueFull: Limits.MaxQueued.
+	QueueFull
+	// QueueBytes: Limits.MaxQueuedBytes.
+	QueueBytes
+	// QueueTime: Limits.QueueTimeTarget.
+	QueueTime
+	// TooLate: its deadline would have passed before its answer.
+	TooLate
+	// Evicted: it was in the queue, and made room for a query of a caller with less in
+	// the queue, or of a higher priority.
+	Evicted
+
+	refusals               // number of refusals
+	admitted Refusal = 255 // none
+)
+
+var refusalNames = [refusals]string{"other", "queue_full", "queue_bytes", "queue_time", "deadline", "evicted"}
+
+// String returns the refusal as metrics show it.
+func (r Refusal) String() string { return refusalNames[r] }
+
+// Refusals lists every Refusal.
+func Refusals() []Refusal {
+	all := make([]Refusal, refusals)
+	for i := range all {
+		all[i] = Refusal(i)
+	}
+	return all
+}
+
+// OverloadError refuses a query for which there is no room, or no time. It is
+// [ErrQueueFull] to errors.Is.
+type OverloadError struct {
+	Name   string // the backend
+	Reason Refusal
+	// RetryAfter is when there will probably be room; 0 if that is not known.
+	RetryAfter time.Duration
+
+	detail string
+}
+
+func (e *OverloadError) Error() string {
+	if e.Reason == TooLate {
+		return fmt.Sprintf("backend %q: the deadline cannot be met: %s", e.Name, e.detail)
+	}
+	return fmt.Sprintf("backend %q: %v: %s", e.Name, ErrQueueFull, e.detail)
+}
+
+// Is makes the error an ErrQueueFull.
+func (e *OverloadError) Is(target error) bool { return target == ErrQueueFull }
 
 // TooLargeError refuses a query that alone costs more than a batch may hold
 // and that cannot be split.

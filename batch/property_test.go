@@ -26,6 +26,10 @@ type reference struct {
 	seats    []*seat // the attached replicas
 	starts   []start // all batches that left, in order
 	stats    batch.Stats
+
+	got    [batch.Levels]map[string]float64 // what each caller has got, by level
+	served [batch.Levels]float64            // what the caller had got that was served last
+	passed int                              // batches in a row that left the oldest query behind
 }
 
 type start struct {
@@ -83,9 +87,12 @@ type ask struct {
 	id      int
 	origin  batch.Origin
 	key     string
+	caller  string
+	level   int
 	cost    int
 	size    int64
 	ctx     *virtualContext // nil for none
+	due     time.Time       // what the query itself says
 	arrived time.Time
 
 	query *query
@@ -99,7 +106,7 @@ func (r *reference) dispatch() {
 		s := r.freest()
 		if i < 0 {
 			if s != nil && len(r.waiting) > 0 && r.limits.BatchWaitTimeout == 0 {
-				r.held = r.waiting[0]
+				r.held = r.groups()[0][0]
 			}
 			if s == nil || !r.recall() {
 				return
@@ -116,7 +123,12 @@ func (r *reference) dispatch() {
 			continue
 		}
 		batch, reason := r.fill(group)
+		elder := r.waiting[0]
+		r.serve(batch)
 		r.take(batch...)
+		if r.passed++; len(r.waiting) == 0 || r.waiting[0] != elder || elder.level >= batch[0].level {
+			r.passed = 0
+		}
 		if s.free() == 0 {
 			r.stats.Ahead++
 		}
@@ -166,22 +178,104 @@ func (r *reference) giveBack(s *seat, l *load) {
 		}
 		return
 	}
+	for _, q := range l.asks {
+		r.got[q.level][q.caller] -= float64(q.cost) / r.weight(q.caller)
+	}
 	r.waiting = append(r.waiting, l.asks...)
 	slices.SortFunc(r.waiting, func(a, b *ask) int { return a.id - b.id })
 }
 
-// groups are the queries that may share a batch, the oldest group first.
+// weight is a caller's.
+func (r *reference) weight(caller string) float64 {
+	for _, name := range []string{caller, "*"} {
+		if weight, ok := r.limits.CallerWeights[name]; ok {
+			return weight
+		}
+	}
+	return 1
+}
+
+// arrive notes that a caller without a query of a level has one.
+func (r *reference) arrive(q *ask) {
+	if !slices.ContainsFunc(r.waiting, func(w *ask) bool { return w.level == q.level && w.caller == q.caller }) {
+		r.got[q.level][q.caller] = max(r.got[q.level][q.caller], r.served[q.level])
+	}
+	r.waiting = append(r.waiting, q)
+	r.stats.Admitted++
+}
+
+// serve notes what callers get with a batch.
+func (r *reference) serve(asks []*ask) {
+	for _, q := range asks {
+		r.served[q.level] = max(r.served[q.level], r.got[q.level][q.caller])
+		r.got[q.level][q.caller] += float64(q.cost) / r.weight(q.caller)
+	}
+}
+
+// before is the rule by which queries leave: first the level whose turn it is, then
+// the higher one; in a level the caller that has got less for its weight; then the
+// older query.
+func (r *reference) before(a, b *ask, got func(*ask) float64) bool {
+	turn := -1
+	if r.passed >= testPatience {
+		turn = r.waiting[0].level
+	}
+	switch {
+	case a.level != b.level:
+		return a.level == turn || b.level != turn && a.level > b.level
+	case got(a) != got(b):
+		return got(a) < got(b)
+	}
+	return a.id < b.id
+}
+
+// inOrder are the queries of a group as they leave.
+func (r *reference) inOrder(group []*ask) (order []*ask) {
+	rest, more := slices.Clone(group), map[string]float64{}
+	of := func(q *ask) string { return fmt.Sprint(q.level, q.caller) }
+	got := func(q *ask) float64 {
+		got := r.got[q.level][q.caller]
+		if more, ok := more[of(q)]; ok {
+			got = more
+		}
+		return got
+	}
+	for len(rest) > 0 {
+		first := rest[0]
+		for _, q := range rest {
+			if r.before(q, first, got) {
+				first = q
+			}
+		}
+		rest = slices.DeleteFunc(rest, func(q *ask) bool { return q == first })
+		order = append(order, first)
+		more[of(first)] = got(first) + float64(first.cost)/r.weight(first.caller)
+	}
+	return order
+}
+
+const testPatience = 3
+
+// groups are the queries that may share a batch, the group first whose query leaves
+// first; in a group, in order of arrival.
 func (r *reference) groups() (groups [][]*ask) {
 next:
 	for _, q := range r.waiting {
 		for i, g := range groups {
-			if g[0].origin == q.origin && g[0].key == q.key {
+			if g[0].origin == q.origin && g[0].key == q.key && (!r.limits.IsolateCallers || g[0].caller == q.caller) {
 				groups[i] = append(g, q)
 				continue next
 			}
 		}
 		groups = append(groups, []*ask{q})
 	}
+	got := func(q *ask) float64 { return r.got[q.level][q.caller] }
+	slices.SortFunc(groups, func(a, b []*ask) int {
+		if r.before(r.inOrder(a)[0], r.inOrder(b)[0], got) {
+			return -1
+		}
+		return 1
+	})
 	return groups
 }
 
@@ -200,7 +294,7 @@ func (r *reference) hold() time.Duration {
 }
 
 func (r *reference) isHeld(group []*ask) bool {
-	return r.held != nil && r.held.origin == group[0].origin && r.held.key == group[0].key
+	return r.held != nil && r.held.origin == group[0].origin && r.held.key == group[0].key && (!r.limits.IsolateCallers || r.held.caller == group[0].caller)
 }
 
 // policy reports whether the departure policy is in force.
@@ -232,8 +326,8 @@ func (r *reference) ready(group []*ask) bool {
 func (r *reference) leaveBy(group []*ask) time.Time {
 	by := group[0].arrived.Add(r.hold())
 	for _, q := range group {
-		if q.ctx != nil && !q.ctx.deadline.IsZero() {
-			if half := q.arrived.Add(q.ctx.deadline.Sub(q.arrived) / 2); half.Before(by) {
+		if due := q.deadline(); !due.IsZero() {
+			if half := q.arrived.Add(due.Sub(q.arrived) / 2); half.Before(by) {
 				by = half
 			}
 		}
@@ -242,6 +336,8 @@ func (r *reference) leaveBy(group []*ask) time.Time {
 }
 
 func (r *reference) fill(group []*ask) ([]*ask, batch.Reason) {
+	arrived := group[0].arrived
+	group = r.inOrder(group)
 	n := 1
 	for n < len(group) && cost(group[:n+1]) <= r.limits.MaxBatchSize {
 		n++
@@ -251,7 +347,7 @@ func (r *reference) fill(group []*ask) ([]*ask, batch.Reason) {
 		return group[:n], batch.Full
 	case n < len(group):
 		return group[:n], batch.Cost
-	case r.hold() > 0 && r.now.Before(group[0].arrived.Add(r.hold())) && (r.isHeld(group) || r.limits.BatchWaitTimeout > 0):
+	case r.hold() > 0 && r.now.Before(arrived.Add(r.hold())) && (r.isHeld(group) || r.limits.BatchWaitTimeout > 0):
 		return group, batch.Deadline
 	case r.hold() > 0 && r.limits.BatchWaitTimeout > 0:
 		return group, batch.Timeout
@@ -271,13 +367,13 @@ func (r *reference) fill(group []*ask) ([]*ask, batch.Reason) {
 // dropDead drops what is dead in the group, as far as its next batch reaches.
 func (r *reference) dropDead(group []*ask) bool {
 	var dead, alive []*ask
-	for _, q := range group {
+	for _, q := range r.inOrder(group) {
 		if cost(alive) >= r.limits.MaxBatchSize {
 			break
 		}
-		if q.dead() {
+		if err := q.over(r.now); err != nil {
 			dead = append(dead, q)
-			q.wants = append(q.wants, q.ctx.Err())
+			q.wants = append(q.wants, err)
 		} else {
 			alive = append(alive, q)
 		}
@@ -331,10 +427,6 @@ func (r *reference) advance(to time.Time) {
 
 // admit is what Submit must return.
 func (r *reference) admit(q *ask) error {
-	bytes := q.size
-	for _, w := range r.waiting {
-		bytes += w.size
-	}
 	switch {
 	case q.dead():
 		return q.ctx.Err()
@@ -342,10 +434,72 @@ func (r *reference) admit(q *ask) error {
 		return batch.ErrDraining
 	case q.cost > r.limits.MaxBatchSize:
 		return &batch.TooLargeError{}
-	case len(r.waiting) > 0 && (len(r.waiting) >= r.limits.MaxQueued || bytes > r.limits.MaxQueuedBytes):
-		return batch.ErrQueueFull
+	}
+	if first := r.full(q); first != 0 && !r.makeRoom(q) {
+		return &batch.OverloadError{Reason: first}
 	}
 	return nil
+}
+
+// full tells which bound one more query exceeds; 0 for none.
+func (r *reference) full(q *ask) batch.Refusal {
+	bytes := q.size
+	for _, w := range r.waiting {
+		bytes += w.size
+	}
+	switch {
+	case len(r.waiting) == 0:
+	case len(r.waiting) >= r.limits.MaxQueued:
+		return batch.QueueFull
+	case bytes > r.limits.MaxQueuedBytes:
+		return batch.QueueBytes
+	}
+	return 0
+}
+
+// makeRoom evicts what q is to be preferred to, if that is enough.
+func (r *reference) makeRoom(q *ask) bool {
+	before, held := slices.Clone(r.waiting), r.held
+	var evicted []*ask
+	for r.full(q) != 0 {
+		victim := r.victim(q)
+		if victim == nil {
+			r.waiting, r.held = before, held
+			return false
+		}
+		r.take(victim)
+		evicted = append(evicted, victim)
+	}
+	for _, e := range evicted {
+		e.wants = append(e.wants, &batch.OverloadError{Reason: batch.Evicted})
+		r.stats.Dropped++
+		r.stats.Evicted++
+	}
+	return true
+}
+
+// victim is the newest query of the caller with most waiting, for its weight, of the
+// lowest level.
+func (r *reference) victim(q *ask) (victim *ask) {
+	lowest := slices.MinFunc(r.waiting, func(a, b *ask) int { return a.level - b.level }).level
+	load := func(caller string) (load float64) {
+		for _, w := range r.waiting {
+			if w.level == lowest && w.caller == caller {
+				load += float64(w.cost)
+			}
+		}
+		return load / r.weight(caller)
+	}
+	for _, w := range r.waiting {
+		if w.level == lowest && (victim == nil || load(w.caller) >= load(victim.caller)) {
+			victim = w
+		}
+	}
+	left := load(victim.caller) - float64(victim.cost)/r.weight(victim.caller)
+	if lowest > q.level || lowest == q.level && (victim.caller == q.caller || left < load(q.caller)+float64(q.cost)/r.weight(q.caller)) {
+		return nil
+	}
+	return victim
 }
 
 func cost(asks []*ask) (sum int) {
@@ -363,6 +517,25 @@ func ids(asks []*ask) (ids []int) {
 }
 
 func (q *ask) dead() bool { return q.ctx != nil && q.ctx.Err() != nil }
+
+// deadline is when the answer must be there; zero for whenever it comes.
+func (q *ask) deadline() time.Time {
+	if q.due.IsZero() && q.ctx != nil {
+		return q.ctx.deadline
+	}
+	return q.due
+}
+
+// over is why the query is not computed any more; nil if it is.
+func (q *ask) over(now time.Time) error {
+	switch due := q.deadline(); {
+	case q.dead():
+		return q.ctx.Err()
+	case !due.IsZero() && !now.Before(due):
+		return context.DeadlineExceeded
+	}
+	return nil
+}
 
 type query = batch.Query[*ask, int]
 
@@ -387,6 +560,7 @@ type machine struct {
 
 	replicas []*replica
 	leaving  []*replica // detached
+	mixed    bool       // queries have callers and priorities
 
 	drained chan error // set while Drain runs
 	giveUp  context.CancelFunc
@@ -401,11 +575,14 @@ type replica struct {
 
 func TestBatcherDoesWhatTheReferenceDoes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := &machine{T: t, clock: newVirtualClock(), members: map[*batch.Batch[*ask, int]]*replica{}}
+		m := &machine{T: t, mixed: rapid.Bool().Draw(t, "mixed"), clock: newVirtualClock(), members: map[*batch.Batch[*ask, int]]*replica{}}
 		m.clock.ends = m.timer
 		m.ref.now = m.clock.now
 		m.ref.stats.Sizes = map[int]uint64{}
 		m.ref.limits = m.drawLimits()
+		for l := range m.ref.got {
+			m.ref.got[l] = map[string]float64{}
+		}
 		m.batcher = batch.New(batch.Options[*ask, int]{
 			Limits: m.ref.limits,
 			Key:    func(q *ask) string { return q.key },
@@ -415,6 +592,7 @@ func TestBatcherDoesWhatTheReferenceDoes(t *testing.T) {
 
 			Departure: stubborn{},
 		})
+		m.batcher.SetPatience(testPatience)
 		t.Repeat(map[string]func(*rapid.T){
 			"":         func(*rapid.T) { m.compare() },
 			"submit":   func(*rapid.T) { m.submit() },
@@ -440,6 +618,9 @@ func (m *machine) drawLimits() batch.Limits {
 		BatchWaitTimeout: time.Duration(rapid.SampledFrom([]int{0, 0, 7, 20}).Draw(m.T, "hold")) * time.Millisecond,
 		MaxQueued:        rapid.IntRange(1, 12).Draw(m.T, "queued"),
 		MaxQueuedBytes:   int64(rapid.IntRange(50, 300).Draw(m.T, "bytes")),
+		CallerWeights:    rapid.SampledFrom([]map[string]float64{nil, {"gold": 4}, {"*": 2, "": 0.5}}).Draw(m.T, "weights"),
+		IsolateCallers:   rapid.IntRange(0, 3).Draw(m.T, "isolate") == 0,
+		ComputeLate:      true,
 	}
 }
 
@@ -452,6 +633,15 @@ func (m *machine) submit() {
 		size:    int64(rapid.IntRange(0, 60).Draw(m.T, "size")),
 		arrived: m.clock.now,
 	}
+	priority := 0
+	if m.mixed {
+		q.caller = rapid.SampledFrom([]string{"", "", "gold", "other"}).Draw(m.T, "caller")
+		priority = rapid.SampledFrom([]int{0, 0, 1, -3, 99}).Draw(m.T, "priority")
+	}
+	q.level = batch.LevelOf(priority)
+	if rapid.IntRange(0, 9).Draw(m.T, "due") == 0 {
+		q.due = m.clock.now.Add(time.Duration(rapid.IntRange(1, 50).Draw(m.T, "due in")) * time.Millisecond)
+	}
 	switch rapid.IntRange(0, 5).Draw(m.T, "context") {
 	case 0:
 		q.ctx = &virtualContext{clock: m.clock, cancelled: true}
@@ -461,7 +651,7 @@ func (m *machine) submit() {
 		within := time.Duration(rapid.IntRange(0, 50).Draw(m.T, "within")) * time.Millisecond
 		q.ctx = &virtualContext{clock: m.clock, deadline: m.clock.now.Add(within)}
 	}
-	q.query = &query{In: q, Origin: q.origin}
+	q.query = &query{In: q, Origin: q.origin, Caller: q.caller, Priority: priority, Deadline: q.due}
 	if q.ctx != nil {
 		q.query.Context = q.ctx
 	}
@@ -474,11 +664,15 @@ func (m *machine) submit() {
 	want := m.ref.admit(q)
 	if want == nil {
 		m.asks = append(m.asks, q)
-		m.ref.waiting = append(m.ref.waiting, q)
-		m.ref.stats.Admitted++
+		m.ref.arrive(q)
 		m.ref.dispatch()
 	} else {
 		m.ref.stats.Refused++
+		reason := batch.Other
+		if overload, ok := want.(*batch.OverloadError); ok {
+			reason = overload.Reason
+		}
+		m.ref.stats.Refusals[reason]++
 	}
 	if err := m.batcher.Submit(q.query); !sameError(err, want) {
 		m.Fatalf("submit of %+v: got %v, want %v", q, err, want)
@@ -577,12 +771,16 @@ func (m *machine) run(r *replica, b *batch.Batch[*ask, int]) {
 		switch first := b.Queries[0].In; {
 		case q.In.dead():
 			m.Fatalf("query %d runs though its context has ended", q.In.id)
-		case q.In.origin != first.origin || q.In.key != first.key || q.In.origin != b.Origin:
+		case q.In.origin != first.origin || q.In.key != first.key || q.In.origin != b.Origin,
+			m.ref.limits.IsolateCallers && q.In.caller != first.caller:
 			m.Fatalf("queries %d and %d share a batch", first.id, q.In.id)
 		}
 	}
-	if !slices.IsSorted(ids(members)) {
-		m.Fatalf("batch out of order: %v", ids(members))
+	for _, q := range members {
+		same := slices.DeleteFunc(slices.Clone(members), func(o *ask) bool { return o.caller != q.caller || o.level != q.level })
+		if !slices.IsSorted(ids(same)) {
+			m.Fatalf("batch out of order: %v", ids(members))
+		}
 	}
 	if cost(members) > m.batcher.Limits().MaxBatchSize && len(members) > 1 {
 		m.Fatalf("batch too large: %v", ids(members))
@@ -672,6 +870,9 @@ func (m *machine) answer(i int, how string) {
 }
 
 func (m *machine) update(l batch.Limits) {
+	if m.ref.limits.IsolateCallers != l.IsolateCallers {
+		m.ref.held = nil // there are other groups now
+	}
 	m.ref.limits = l
 	m.ref.dispatch()
 	m.batcher.Update(l)
@@ -801,6 +1002,9 @@ func sameError(got, want error) bool {
 	case *batch.TooLargeError:
 		_, ok := errors.AsType[*batch.TooLargeError](got)
 		return ok
+	case *batch.OverloadError:
+		overload, ok := errors.AsType[*batch.OverloadError](got)
+		return ok && overload.Reason == want.(*batch.OverloadError).Reason && errors.Is(got, batch.ErrQueueFull)
 	case *batch.CountError:
 		_, ok := errors.AsType[*batch.CountError](got)
 		return ok

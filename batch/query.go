@@ -100,19 +100,34 @@ type Query[In, Out any] struct {
 	cost    int
 	bytes   int64
 	arrived time.Time
+	leaving bool            // it is to make room for another
+	due     time.Time       // when the answer must be there; zero for whenever it comes
 	seq     uint64          // place in the order of arrival
 	key     Group           // what may share a batch with it
 	split   *split[In, Out] // set on a query that was cut into parts
 
 	// Set while the query waits: its group, and its neighbours in the order of
-	// arrival, among all queries and among those of its group.
+	// arrival, among all queries and among those of its lane.
 	group              *group[In, Out]
+	lane               *lane[In, Out] // in its group
 	prev, next         *Query[In, Out]
 	prevMate, nextMate *Query[In, Out]
 }
 
+// deadline is when the answer must be there; zero for whenever it comes.
+func (q *Query[In, Out]) deadline() time.Time {
+	if !q.Deadline.IsZero() || q.Context == nil {
+		return q.Deadline
+	}
+	deadline, _ := q.Context.Deadline()
+	return deadline
+}
+
 // dead reports whether nobody waits for the query any more.
 func (q *Query[In, Out]) dead() bool { return q.Context != nil && q.Context.Err() != nil }
+
+// over reports whether its deadline has passed.
+func (q *Query[In, Out]) over(now time.Time) bool { return !q.due.IsZero() && !now.Before(q.due) }
 
 // Trip is the story of an answered query.
 type Trip struct {

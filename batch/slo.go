@@ -28,12 +28,14 @@ func (b *Batcher[In, Out]) most(g *group[In, Out], begin time.Time) int {
 	}
 	due := begin.Add(-b.limits.LatencySLO) // who arrived then must be answered at begin
 	all := b.service.likely(min(g.cost, limit))
-	if all <= g.oldest.arrived.Sub(due) {
+	if all <= g.oldest().arrived.Sub(due) {
 		return limit
 	}
-	first, before := g.oldest, 0
-	for alone := b.service.likely(1); first.arrived.Sub(due) < alone; first = first.nextMate {
-		if before += first.cost; first.nextMate == nil || before >= limit {
+	order, before := b.waiting.order(g), 0
+	first := order.next()
+	for alone := b.service.likely(1); first.arrived.Sub(due) < alone; {
+		before += first.cost
+		if first = order.next(); first == nil || before >= limit {
 			return limit
 		}
 	}
@@ -46,7 +48,8 @@ func (b *Batcher[In, Out]) most(g *group[In, Out], begin time.Time) int {
 	// Two batches take longer than one: those who come later pay for that.
 	size := min(g.cost, limit)
 	saved := -float64(size) * (b.service.at(n) + b.service.at(max(1, size-n)) - b.service.at(size)) / b.service.at(size)
-	for q, cost := g.oldest, 0; q != nil && cost+q.cost <= limit; q = q.nextMate {
+	order = b.waiting.order(g)
+	for q, cost := order.next(), 0; q != nil && cost+q.cost <= limit; q = order.next() {
 		cost += q.cost
 		left, took := q.arrived.Sub(due), now
 		if cost > n {
@@ -71,7 +74,7 @@ func (b *Batcher[In, Out]) leaveBy(g *group[In, Out]) time.Time {
 	if b.limits.LatencySLO <= 0 {
 		return time.Time{}
 	}
-	return g.oldest.arrived.Add(b.limits.LatencySLO - b.service.likely(min(g.cost+1, b.limits.MaxBatchSize)))
+	return g.oldest().arrived.Add(b.limits.LatencySLO - b.service.likely(min(g.cost+1, b.limits.MaxBatchSize)))
 }
 
 // wait is how long batch_wait_timeout may hold the oldest query: what was asked

@@ -125,6 +125,9 @@ type Stats struct {
 	MeanBatch  float64           `json:"mean_batch"`
 	BatchSizes map[int]uint64    `json:"batch_sizes"`
 	Reasons    map[string]uint64 `json:"reasons"`
+	Refusals   map[string]uint64 `json:"refusals"` // refused, by why
+	Evicted    uint64            `json:"evicted"`  // dropped to make room for others
+	Late       uint64            `json:"late"`     // dropped because their deadline could not be met any more
 }
 
 // EndpointStatus is an endpoint as operators see it.

@@ -55,13 +55,22 @@ type Config struct {
 	// WarmUp is what a replica computes before it gets queries. Nil: the
 	// examples of the endpoints that the backend serves when it is started.
 	WarmUp *WarmUp `json:"warm_up,omitempty"`
+	// QueueTimeTarget is how long queries may wait when they have waited longer for a
+	// while; more are refused. Default none: as long as their deadlines allow.
+	QueueTimeTarget Duration `json:"queue_time_target,omitempty"`
+	// ComputeLate has queries admitted and computed whose deadline cannot be met.
+	ComputeLate bool `json:"compute_late"`
+	// CallerWeights are the shares of callers; "*" is any other. Default 1 each.
+	CallerWeights map[string]float64 `json:"caller_weights,omitempty"`
+	// IsolateCallers never lets two callers share a batch.
+	IsolateCallers bool `json:"isolate_callers"`
 }
 
 // DecodeConfig reads a config in JSON on top of base: absent keys keep base's
 // values. An unknown key is an error that names the nearest right one.
 func DecodeConfig(base Config, raw []byte) (Config, error) {
 	c := base
-	c.Env = maps.Clone(base.Env)
+	c.Env, c.CallerWeights = maps.Clone(base.Env), maps.Clone(base.CallerWeights)
 	if len(bytes.TrimSpace(raw)) == 0 {
 		return c, nil
 	}
@@ -72,6 +81,9 @@ func DecodeConfig(base Config, raw []byte) (Config, error) {
 	maps.DeleteFunc(keys, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
 	if _, ok := keys["warm_up"]; ok { // replaced whole, not merged into
 		c.WarmUp = nil
+	}
+	if _, ok := keys["caller_weights"]; ok { // replaced whole, as env is
+		c.CallerWeights = nil
 	}
 	for key, value := range keys {
 		if !slices.Contains(configKeys, key) {
@@ -104,6 +116,8 @@ func unfit(value json.RawMessage, err error) string {
 		want = "true or false"
 	case reflect.Map:
 		want = "an object"
+	case reflect.Float64: // of caller_weights, the only one that holds numbers
+		want = "an object whose values are numbers"
 	default: // of env, the only one that holds texts
 		want = "an object whose values are texts"
 	}
@@ -141,13 +155,32 @@ func (c Config) validate(set map[string]json.RawMessage) error {
 	case c.BatchWaitTimeout < 0:
 		return Errorf(InvalidArgument, "config: batch_wait_timeout must not be negative, got %v", time.Duration(c.BatchWaitTimeout))
 	}
-	for _, check := range []func() error{c.validateSLO, c.validateWatch, c.validateEnv, c.WarmUp.check} {
+	for _, check := range []func() error{c.validateSLO, c.validateOverload, c.validateWatch, c.validateEnv, c.WarmUp.check} {
 		if err := check(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// validateOverload refuses weights that are none and times that would refuse all.
+func (c Config) validateOverload() error {
+	for caller, weight := range c.CallerWeights {
+		if !(weight >= minWeight && weight <= maxWeight) {
+			return Errorf(InvalidArgument, "config: caller_weights: the weight of %q must be from %v to %v, got %v", caller, minWeight, maxWeight, weight)
+		}
+		if err := CheckCaller(caller); err != nil {
+			return Errorf(InvalidArgument, "config: caller_weights: %v", err)
+		}
+	}
+	if c.QueueTimeTarget < 0 {
+		return Errorf(InvalidArgument, "config: queue_time_target must not be negative, got %v; 0 means none", time.Duration(c.QueueTimeTarget))
+	}
+	return nil
+}
+
+// The least and the most that a caller may weigh.
+const minWeight, maxWeight = 0.001, 1000
 
 // validateEnv refuses what no process can have in its environment.
 func (c Config) validateEnv() error {
@@ -229,6 +262,8 @@ func (c Config) limits() batch.Limits {
 	return batch.Limits{
 		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: time.Duration(c.BatchWaitTimeout), LeaveAtOnce: c.LeaveAtOnce, LatencySLO: time.Duration(c.LatencySLO),
 		MaxQueued: c.MaxQueued, MaxQueuedBytes: int64(c.MaxQueuedBytes),
+		QueueTimeTarget: time.Duration(c.QueueTimeTarget), ComputeLate: c.ComputeLate,
+		CallerWeights: c.CallerWeights, IsolateCallers: c.IsolateCallers,
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -145,10 +144,17 @@ func Describe(err error) Problem {
 	code := codeOf(err)
 	p := Problem{Code: code, Status: statuses[code], Message: err.Error()}
 	if own, ok := errors.AsType[*Error](err); ok && own.RetryAfter > 0 {
-		seconds := int(math.Ceil(own.RetryAfter.Seconds()))
-		p.Header = http.Header{"Retry-After": {strconv.Itoa(seconds)}}
+		p.Header = http.Header{"Retry-After": {retryAfter(own.RetryAfter)}}
+	}
+	if overload, ok := errors.AsType[*batch.OverloadError](err); ok {
+		p.Header = http.Header{"Retry-After": {retryAfter(overload.RetryAfter)}}
 	}
 	return p
+}
+
+// retryAfter writes a time as RFC 9110 wants it: in whole seconds, and not at once.
+func retryAfter(d time.Duration) string {
+	return strconv.FormatInt(max(1, int64((d+time.Second-1)/time.Second)), 10)
 }
 
 func codeOf(err error) Code {

@@ -315,6 +315,7 @@ func newStats(s batch.Stats) Stats {
 	stats := Stats{
 		Admitted: s.Admitted, Answered: s.Answered, Refused: s.Refused, Dropped: s.Dropped, Failed: s.Failed,
 		Batches: s.Batches, Ahead: s.Ahead, Returned: s.Returned, BatchSizes: s.Sizes, Reasons: make(map[string]uint64),
+		Refusals: make(map[string]uint64), Evicted: s.Evicted, Late: s.Late,
 	}
 	if s.Batches > 0 {
 		stats.MeanBatch = float64(s.Answered+s.Failed) / float64(s.Batches)
@@ -322,6 +323,11 @@ func newStats(s batch.Stats) Stats {
 	for _, reason := range batch.Reasons() {
 		if n := s.Reasons[reason]; n > 0 {
 			stats.Reasons[reason.String()] = n
+		}
+	}
+	for _, refusal := range batch.Refusals() {
+		if n := s.Refusals[refusal]; n > 0 {
+			stats.Refusals[refusal.String()] = n
 		}
 	}
 	return stats

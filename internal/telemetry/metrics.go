@@ -149,8 +149,8 @@ var (
 	admitted = describe("shoal_queries_admitted_total", "Queries that were taken in.")
 	answered = describe("shoal_queries_answered_total", "Queries that the model answered.")
 	failed   = describe("shoal_queries_failed_total", "Queries that were computed and failed.")
-	refused  = describe("shoal_queries_refused_total", "Queries that were refused.")
-	dropped  = describe("shoal_queries_dropped_total", "Queries that left before they were computed.")
+	refused  = describe("shoal_queries_refused_total", "Queries that were refused, by why.", "reason")
+	dropped  = describe("shoal_queries_dropped_total", "Queries that left before they were computed, by why.", "reason")
 	batches  = describe("shoal_batches_total", "Batches by why they left when they did.", "reason")
 	ahead    = describe("shoal_batches_ahead_total", "Batches that were sent to a replica that was still busy.")
 	returned = describe("shoal_batches_returned_total", "Batches that a replica gave back before it began them.")
@@ -178,8 +178,14 @@ func (d deployed) Collect(out chan<- prometheus.Metric) {
 		count(admitted, b.Stats.Admitted)
 		count(answered, b.Stats.Answered)
 		count(failed, b.Stats.Failed)
-		count(refused, b.Stats.Refused)
-		count(dropped, b.Stats.Dropped)
+		for _, reason := range batch.Refusals() { // those with none too: an alert needs a 0 to begin from
+			if reason != batch.Evicted {
+				count(refused, b.Stats.Refusals[reason.String()], reason.String())
+			}
+		}
+		count(dropped, b.Stats.Dropped-b.Stats.Evicted-b.Stats.Late, "left")
+		count(dropped, b.Stats.Evicted, "evicted")
+		count(dropped, b.Stats.Late, "late")
 		count(ahead, b.Stats.Ahead)
 		count(returned, b.Stats.Returned)
 		for reason, n := range b.Stats.Reasons {
@@ -191,7 +197,7 @@ func (d deployed) Collect(out chan<- prometheus.Metric) {
 		for _, r := range b.Replicas {
 			states[r.State]++
 		}
-		for _, state := range allStates { // those with none too: an alert needs a 0 to begin from
+		for _, state := range allStates { // as above
 			gauge(replicas, states[state], string(state))
 		}
 		for _, reason := range serving.RestartReasons() { // likewise

@@ -59,7 +59,7 @@ func TestABackendIsMeasured(t *testing.T) {
 		Name: "adder:v1", Queued: 3, Running: 2, Restarts: 6, Stuck: 2, // one was of a replica that is gone
 		RestartReasons: map[serving.RestartReason]uint64{serving.ReasonDied: 6},
 		Replicas:       []serving.ReplicaStatus{{State: serving.StateReady, Restarts: 1}, {State: serving.StateReady}, {State: serving.StateFailed, Restarts: 4}},
-		Stats:          serving.Stats{Admitted: 20, Answered: 12, Failed: 1, Refused: 4, Dropped: 2, Ahead: 3, Returned: 1, Reasons: map[string]uint64{"free": 5, "full": 2}},
+		Stats:          serving.Stats{Admitted: 20, Answered: 12, Failed: 1, Refused: 4, Refusals: map[string]uint64{"queue_full": 3, "other": 1}, Dropped: 2, Ahead: 3, Returned: 1, Reasons: map[string]uint64{"free": 5, "full": 2}},
 	})
 	o := m.Observer("adder:v1")
 	o.Batch(4, batch.Full, 5*time.Millisecond)
@@ -71,8 +71,8 @@ func TestABackendIsMeasured(t *testing.T) {
 		`shoal_queries_admitted_total{backend="adder:v1"} 20`,
 		`shoal_queries_answered_total{backend="adder:v1"} 12`,
 		`shoal_queries_failed_total{backend="adder:v1"} 1`,
-		`shoal_queries_refused_total{backend="adder:v1"} 4`,
-		`shoal_queries_dropped_total{backend="adder:v1"} 2`,
+		`shoal_queries_refused_total{backend="adder:v1",reason="queue_full"} 3`,
+		`shoal_queries_dropped_total{backend="adder:v1",reason="left"} 2`,
 		`shoal_batches_total{backend="adder:v1",reason="free"} 5`,
 		`shoal_batches_ahead_total{backend="adder:v1"} 3`,
 		`shoal_batches_returned_total{backend="adder:v1"} 1`,

@@ -25,6 +25,10 @@ KEYS = (
     "batch_timeout",
     "heartbeat_timeout",
     "warm_up",
+    "queue_time_target",
+    "compute_late",
+    "caller_weights",
+    "isolate_callers",
 )
 
 

@@ -72,9 +72,15 @@ class InUse(Error, ValueError):
 
 
 class QueueFull(Error):
-    """The backend's queue is full: the query was refused at once and not computed."""
+    """There is no room for the query, or not enough time: it was refused at once and not computed."""
 
     status = 503
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which there will probably be room; None when the server did not say."""
+        value = self.headers.get("Retry-After", "")
+        return float(value) if value.isdigit() else None
 
 
 class TooLarge(Error):
