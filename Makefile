@@ -51,6 +51,16 @@ MINUTES ?= 10
 soak: $(VENV)/.shoal ## full load for MINUTES=10: every answer right, and memory flat
 	@$(PY) bench/soak.py --minutes $(MINUTES) $(ARGS)
 
+.PHONY: chaos
+chaos: MINUTES = 2
+chaos: $(VENV)/.shoal ## everything goes wrong for MINUTES=2, and no query is lost (ARGS="--report": into docs/reliability.md)
+	@$(PY) bench/chaos.py --minutes $(MINUTES) $(ARGS)
+
+SECONDS_EACH = $(or $(SECONDS),30)
+.PHONY: fuzz
+fuzz: $(VENV)/.shoal ## fuzz every decoder for SECONDS=30 each
+	@$(PYTHON) scripts/fuzz.py --seconds $(SECONDS_EACH) $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.deps ## golangci-lint, ruff, mypy
 	$(GO) run $(GOLANGCI) run ./...

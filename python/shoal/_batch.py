@@ -8,9 +8,12 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+from ._errors import BadRequest
 from ._pickling import loads
 from ._request import Placeholder, Request
 from ._wire import API, BATCH_HEAD, MUST_CLAIM, Bytes, ProtocolError
+
+_NO_CALL = "a call in pickle is a tuple of its data and a dict of its keyword arguments"
 
 
 def take_requests(frame: bytearray, at: int, lengths: Sequence[int]) -> list[Any]:
@@ -72,6 +75,8 @@ class Batch:
             else:  # as most are: a pickle and nothing else
                 try:
                     data, kwargs = unpickle(view[at:end])
+                    if type(kwargs) is not dict:
+                        raise BadRequest(_NO_CALL)
                 except BaseException as exc:  # unpickling runs code of the model's modules
                     self.faults[len(requests)] = exc
                     data, kwargs = None, {}
@@ -85,13 +90,16 @@ class Batch:
         data: Any = None
         kwargs: dict[str, Any] = {}
         try:
-            options = json.loads(head)
+            options = _call_head(head)
             if options.get("encoding") == "json":
                 data, kwargs = _json_call(payload)
             else:
                 data, kwargs = loads(payload, options.get("buffers") or ())
+                if type(kwargs) is not dict:
+                    raise BadRequest(_NO_CALL)
         except BaseException as exc:
             self.faults[len(self.requests)] = exc
+            kwargs = {}
         self.requests.append(_placeholder(options, data, kwargs))
         self.kwargs.append(kwargs)
         self.plain.append(options.get("encoding") == "json")
@@ -109,10 +117,25 @@ def take_json_calls(frame: bytearray, at: int, lengths: Sequence[int]) -> list[A
     return placeholders
 
 
+def _call_head(head: bytearray) -> dict[str, Any]:
+    """The head of a call. Raises BadRequest, and ValueError where it is no JSON."""
+    options = json.loads(head)
+    if not isinstance(options, dict):
+        raise BadRequest(f"the head of a call is an object, not {type(options).__name__}")
+    if not isinstance(options.get("headers") or {}, dict):
+        raise BadRequest("the headers of a call are an object")
+    return options
+
+
 def _json_call(payload: Bytes) -> tuple[Any, dict[str, Any]]:
     call = json.loads(bytes(payload))
+    if not isinstance(call, dict) or not isinstance(call.get("kwargs") or {}, dict):
+        raise BadRequest("a call in JSON is an object whose kwargs are an object")
     return call.get("data"), call.get("kwargs") or {}
 
 
 def _placeholder(head: dict[str, Any], data: Any, kwargs: dict[str, Any]) -> Placeholder:
-    return Placeholder(data, kwargs, head.get("method") or "GET", head.get("headers"))
+    headers = head.get("headers")
+    return Placeholder(
+        data, kwargs, head.get("method") or "GET", headers if isinstance(headers, dict) else None
+    )

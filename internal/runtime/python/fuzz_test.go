@@ -2,6 +2,7 @@ package python
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"io"
 	"os/exec"
 	"testing"
@@ -76,4 +77,32 @@ func fakeWorker(t *testing.T, room []byte) (w *worker, run func() int) {
 		}
 		return times
 	}
+}
+
+// FuzzReady gives what a worker says of its arrays to the server: it is refused, or
+// queries can be decoded by it.
+func FuzzReady(f *testing.F) {
+	for _, seed := range []string{
+		`{"":{"inputs":[{"name":"x","dtype":"float32","shape":[-1,3]}],"requests":true}}`, `{"a":{"inputs":[]}}`, `{"a":null}`, `{"":{"inputs":null}}`,
+		`{"":{"inputs":[{"name":"x","pad":"longest","mask":true,"pad_value":"nan"},{"name":"x_mask"}]}}`, `{"":{"inputs":[{"name":"x","pad":[0]}]}}`,
+		`{"":{"inputs":[{"name":"","shape":[-2]}]}}`, `{"":{"inputs":[{"name":"x","shape":[9223372036854775807,9223372036854775807]}]}}`,
+		`{"":{"inputs":[{"name":"x","dtype":"object"}]}}`, `{"":{"inputs":[{"name":"x","pad":[4,2,9],"lengths":true,"shape":[-1]}]}}`,
+	} {
+		f.Add([]byte(seed), []byte(`{"x":[1,2.5]}`))
+	}
+	f.Fuzz(func(t *testing.T, raw, body []byte) {
+		var arrays map[string]json.RawMessage
+		if json.Unmarshal(raw, &arrays) != nil {
+			return
+		}
+		methods, err := readMethods(arrays)
+		if err != nil {
+			return
+		}
+		for _, m := range methods {
+			if row, err := m.signature.DecodeRequest("application/json", "/", body); err == nil {
+				row.Release()
+			}
+		}
+	})
 }
