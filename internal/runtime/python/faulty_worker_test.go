@@ -104,6 +104,12 @@ func (w *faultyWorker) run() error {
 		if err != nil {
 			return err
 		}
+		if kind == wire.Ping {
+			if err := w.send(wire.Pong); err != nil {
+				return err
+			}
+			continue
+		}
 		b, err := w.receive(kind, body)
 		if err != nil {
 			w.tell(deed{Worker: w.name, Fault: "unreadable: " + err.Error()})

@@ -254,7 +254,7 @@ func (r *reference) refusal(err error) error {
 	switch code := serving.Describe(err).Code; {
 	case code == serving.QueueFull && r.s.config.MaxQueued < len(r.s.plans):
 		return nil
-	case code == serving.Draining && r.s.hurry:
+	case code == serving.Draining && r.s.hurry, code == serving.Unavailable && r.doomed:
 		return nil
 	}
 	return fmt.Errorf("refused: %w", err)
@@ -282,7 +282,7 @@ func (r *reference) failure(q *scheduled) error {
 		if q.left && !q.withdraw {
 			return nil
 		}
-	case string(serving.WorkerDied):
+	case string(serving.WorkerDied), string(serving.Unavailable): // of a crash loop
 		if r.doomed || r.s.hurry {
 			return nil
 		}
