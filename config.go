@@ -54,6 +54,15 @@ type Config struct {
 	CallerWeights map[string]float64
 	// IsolateCallers never lets queries of two callers share a batch.
 	IsolateCallers bool
+	// MaxReplicas, if it is more than NumReplicas, lets more instances run while
+	// queries wait for longer than ScaleUpQueueTime (default 100ms); there are fewer
+	// again when fewer have been enough for ScaleDownDelay (default 5m). Default 0: NumReplicas run.
+	MaxReplicas      int
+	ScaleUpQueueTime time.Duration
+	ScaleDownDelay   time.Duration
+	// IdleTimeout is how long there must be no query before all instances are
+	// stopped; the next query starts one and waits for it. Default 0: never.
+	IdleTimeout time.Duration
 }
 
 func (c Config) internal() (serving.Config, error) {
@@ -63,6 +72,8 @@ func (c Config) internal() (serving.Config, error) {
 		Timeout: serving.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback, BatchTimeout: serving.Duration(c.BatchTimeout),
 		QueueTimeTarget: serving.Duration(c.QueueTimeTarget), ComputeLate: c.ComputeLate,
 		CallerWeights: c.CallerWeights, IsolateCallers: c.IsolateCallers,
+		MaxReplicas: c.MaxReplicas, ScaleUpQueueTime: serving.Duration(c.ScaleUpQueueTime), ScaleDownDelay: serving.Duration(c.ScaleDownDelay),
+		IdleTimeout: serving.Duration(c.IdleTimeout),
 	}
 	return config, config.Validate()
 }
@@ -74,6 +85,8 @@ func newConfig(c serving.Config) Config {
 		Timeout: time.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback, BatchTimeout: time.Duration(c.BatchTimeout),
 		QueueTimeTarget: time.Duration(c.QueueTimeTarget), ComputeLate: c.ComputeLate,
 		CallerWeights: c.CallerWeights, IsolateCallers: c.IsolateCallers,
+		MaxReplicas: c.MaxReplicas, ScaleUpQueueTime: time.Duration(c.ScaleUpQueueTime), ScaleDownDelay: time.Duration(c.ScaleDownDelay),
+		IdleTimeout: time.Duration(c.IdleTimeout),
 	}
 }
 

@@ -81,6 +81,9 @@ type Options[In, Out any] struct {
 	// goroutine that finished it. It must not keep the batch, whose memory is
 	// used again.
 	OnBatch func(*Batch[In, Out])
+	// OnStarved is called when a query was taken in and there is no replica at
+	// all, from the goroutine that brought it. It must not block.
+	OnStarved func()
 	// Departure replaces the departure policy, which learns. It serves one
 	// batcher.
 	Departure Departure
@@ -114,6 +117,8 @@ type Batcher[In, Out any] struct {
 	stats    Stats             // but for Sizes
 	sizes    []uint64          // batches by their number of queries
 	lates    []*Query[In, Out] // scratch space of dropDead
+
+	computed time.Duration // that batches took which are done
 
 	running int       // queries in batches that are being computed
 	above   time.Time // since when the queue time is above its target; zero if it is not
@@ -433,6 +438,36 @@ func (b *Batcher[In, Out]) Stats() Stats {
 	}
 	s.Queued, s.Running = b.waiting.len, b.running
 	return s
+}
+
+// Load is what a batcher's replicas have to do.
+type Load struct {
+	// Busy is the time that batches were computed, summed over all batches since
+	// the batcher was made, those that run now included.
+	Busy time.Duration
+	// OldestWait is how long the query that waits longest has waited.
+	OldestWait time.Duration
+	// Queued and Running are the queries that wait and that are being computed.
+	Queued, Running int
+	// Admitted counts the queries taken in.
+	Admitted uint64
+}
+
+// Load returns what there is to do at this moment.
+func (b *Batcher[In, Out]) Load() Load {
+	now := b.opts.Clock.Now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := Load{Busy: b.computed, Queued: b.waiting.len, Running: b.running, Admitted: b.stats.Admitted}
+	if q := b.waiting.oldest; q != nil {
+		l.OldestWait = now.Sub(q.arrived)
+	}
+	for _, r := range b.replicas {
+		for _, running := range r.batches[:min(r.slots, len(r.batches))] {
+			l.Busy += now.Sub(running.started)
+		}
+	}
+	return l
 }
 
 // Reasons lists every Reason.

@@ -13,6 +13,7 @@ type work[In, Out any] struct {
 	more    []*Batch[In, Out]
 	recall  *Batch[In, Out] // to be asked for
 	dropped []*Query[In, Out]
+	starved bool // a query came and there is no replica at all
 }
 
 func (w *work[In, Out]) start(b *Batch[In, Out]) {
@@ -33,6 +34,9 @@ func (b *Batcher[In, Out]) do(w *work[In, Out]) {
 	if w.recall != nil {
 		w.recall.replica.recall(w.recall)
 	}
+	if w.starved && b.opts.OnStarved != nil {
+		b.opts.OnStarved()
+	}
 	if len(w.dropped) == 0 {
 		return
 	}
@@ -50,6 +54,7 @@ func (b *Batcher[In, Out]) dispatchArrival(g *group[In, Out], now time.Time, w *
 		return
 	}
 	if b.free == 0 && (b.ahead == 0 || g.cost < b.limits.MaxBatchSize) {
+		w.starved = len(b.replicas) == 0
 		return
 	}
 	if b.limits.BatchWaitTimeout > 0 {

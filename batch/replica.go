@@ -88,6 +88,7 @@ func (b *Batch[In, Out]) Complete() {
 		b.started = now
 	}
 	b.Computed = now.Sub(b.started)
+	m.computed += b.Computed
 	m.stats.Batches++
 	if failed < len(b.Queries) {
 		r.answered++

@@ -89,12 +89,19 @@ type BackendStatus struct {
 
 	// RestartReasons are the Restarts by why they were needed.
 	RestartReasons map[RestartReason]uint64 `json:"restart_reasons"`
+	// ScaleEvents counts what changed the number of replicas by itself.
+	ScaleEvents map[string]uint64 `json:"scale_events"`
+	// Error is why an idle backend could not be woken.
+	Error string `json:"error,omitempty"`
 	// Stuck counts replicas that were given up and have not ended.
 	Stuck int `json:"stuck"`
 }
 
 // why tells what the last replica that is not well failed with.
 func (s BackendStatus) why() string {
+	if s.Error != "" {
+		return ": " + s.Error
+	}
 	for _, r := range s.Replicas {
 		if r.Error != "" {
 			return fmt.Sprintf(": replica %d, restarted %d times: %s", r.Index, r.Restarts, r.Error)
@@ -147,4 +154,6 @@ type Observer interface {
 	Batch(size int, reason batch.Reason, computed time.Duration)
 	// Queued is told how long each query waited before its batch left.
 	Queued(time.Duration)
+	// ColdStart is told how long it took an idle backend to have a replica again.
+	ColdStart(time.Duration)
 }

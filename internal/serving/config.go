@@ -52,6 +52,18 @@ type Config struct {
 	// HeartbeatTimeout is how long an idle worker process may fail to give a sign
 	// of life before it is replaced. Default 30s.
 	HeartbeatTimeout Duration `json:"heartbeat_timeout"`
+	// MaxReplicas, if it is more than NumReplicas, lets the server run more
+	// replicas while queries wait. Default 0: NumReplicas run.
+	MaxReplicas int `json:"max_replicas,omitempty"`
+	// ScaleUpQueueTime is how long queries may wait before there are more replicas.
+	// Default 100ms.
+	ScaleUpQueueTime Duration `json:"scale_up_queue_time"`
+	// ScaleDownDelay is for how long fewer replicas must have been enough before
+	// there are fewer. Default 5m.
+	ScaleDownDelay Duration `json:"scale_down_delay"`
+	// IdleTimeout is how long there must be no query before all replicas are
+	// stopped; the next query starts one and waits for it. Default none: never.
+	IdleTimeout Duration `json:"idle_timeout,omitempty"`
 	// WarmUp is what a replica computes before it gets queries. Nil: the
 	// examples of the endpoints that the backend serves when it is started.
 	WarmUp *WarmUp `json:"warm_up,omitempty"`
@@ -155,7 +167,7 @@ func (c Config) validate(set map[string]json.RawMessage) error {
 	case c.BatchWaitTimeout < 0:
 		return Errorf(InvalidArgument, "config: batch_wait_timeout must not be negative, got %v", time.Duration(c.BatchWaitTimeout))
 	}
-	for _, check := range []func() error{c.validateSLO, c.validateOverload, c.validateWatch, c.validateEnv, c.WarmUp.check} {
+	for _, check := range []func() error{c.validateSLO, c.validateOverload, c.validateWatch, c.validateScale, c.validateEnv, c.WarmUp.check} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -213,6 +225,27 @@ func (c Config) validateWatch() error {
 	return nil
 }
 
+// minIdleTimeout is the least time without queries that counts as idle.
+const minIdleTimeout = 100 * time.Millisecond
+
+// validateScale refuses bounds that contradict each other.
+func (c Config) validateScale() error {
+	idle := time.Duration(c.IdleTimeout)
+	switch {
+	case c.MaxReplicas < 0 || c.MaxReplicas > maxReplicas:
+		return Errorf(InvalidArgument, "config: max_replicas must be between num_replicas and %d, got %d", maxReplicas, c.MaxReplicas)
+	case c.MaxReplicas > 0 && c.MaxReplicas < c.NumReplicas:
+		return Errorf(InvalidArgument, "config: max_replicas (%d) must not be less than num_replicas (%d), which is the least that run", c.MaxReplicas, c.NumReplicas)
+	case c.ScaleUpQueueTime < 0:
+		return Errorf(InvalidArgument, "config: scale_up_queue_time must be more than 0, got %v", time.Duration(c.ScaleUpQueueTime))
+	case c.ScaleDownDelay < 0:
+		return Errorf(InvalidArgument, "config: scale_down_delay must be more than 0, got %v", time.Duration(c.ScaleDownDelay))
+	case idle != 0 && idle < minIdleTimeout:
+		return Errorf(InvalidArgument, "config: idle_timeout must be at least %v, got %v; 0 means never", minIdleTimeout, idle)
+	}
+	return nil
+}
+
 // validateSLO refuses an objective that another key makes impossible.
 func (c Config) validateSLO() error {
 	slo := time.Duration(c.LatencySLO)
@@ -254,6 +287,12 @@ func (c Config) withDefaults(batched bool) Config {
 	}
 	if c.HeartbeatTimeout == 0 {
 		c.HeartbeatTimeout = Duration(30 * time.Second)
+	}
+	if c.ScaleUpQueueTime == 0 {
+		c.ScaleUpQueueTime = Duration(100 * time.Millisecond)
+	}
+	if c.ScaleDownDelay == 0 {
+		c.ScaleDownDelay = Duration(5 * time.Minute)
 	}
 	return c
 }

@@ -48,6 +48,11 @@ type Pool[In, Out any] struct {
 	restarts  restartCounts // of all replicas, also of those that are gone
 	stuck     atomic.Int64  // instances that were given up and are not gone
 
+	observer Observer
+	scaler   *scaler
+	drained  context.CancelFunc // ends the scaler
+	leaving  sync.WaitGroup     // of replicas that the scaler stops
+
 	open  context.Context // ends when Close begins
 	shut  context.CancelFunc
 	grace context.Context // ends when a Close has no more time
@@ -74,6 +79,7 @@ func NewPool[In, Out any](ctx context.Context, name string, model Model[In, Out]
 		log = slog.New(slog.DiscardHandler)
 	}
 	p := &Pool[In, Out]{name: name, kind: model.Kind, runtime: model.Runtime, log: log.With("backend", name)}
+	p.observer, p.scaler = deps.Observer, newScaler()
 	p.rehearse, p.cost = model.WarmUp, model.Cost
 	p.open, p.shut = context.WithCancel(context.Background())
 	p.grace, p.force = context.WithCancelCause(context.Background())
@@ -91,12 +97,22 @@ func NewPool[In, Out any](ctx context.Context, name string, model Model[In, Out]
 	p.batcher = batch.New(batch.Options[In, Out]{
 		Limits: config.limits(), Name: name,
 		Key: model.Key, Cost: model.Cost, Size: model.Size, Split: model.Split, Join: model.Join,
-		OnBatch: onBatch[In, Out](deps.Observer),
+		OnBatch: onBatch[In, Out](deps.Observer), OnStarved: p.starved,
 	})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.adopt(instances, first)
+	scaling, drained := context.WithCancel(p.grace)
+	p.drained = drained
+	go p.scale(scaling) // ends when the pool is closed; Close waits for it
 	return p, nil
+}
+
+// starved wakes the backend if it is asleep.
+func (p *Pool[In, Out]) starved() {
+	if p.scaler.sleeps() {
+		signal(p.scaler.woken)
+	}
 }
 
 func onBatch[In, Out any](o Observer) func(*batch.Batch[In, Out]) {
@@ -217,8 +233,10 @@ func (p *Pool[In, Out]) Update(ctx context.Context, next Config) error {
 		return err
 	}
 	next = next.withDefaults(p.batched)
-	keep, surplus := p.keep(next)
-	fresh := p.indices(next.NumReplicas - len(keep))
+	least, most := next.bounds()
+	n := max(least, min(most, len(p.replicas)))
+	keep, surplus := p.keep(next, n)
+	fresh := p.indices(n - len(keep))
 	starting, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(p.open, cancel)()
@@ -239,6 +257,8 @@ func (p *Pool[In, Out]) Update(ctx context.Context, next Config) error {
 		}
 	}
 	p.adopt(instances, fresh)
+	p.scaler.stand(false, "", "") // an idle backend is awake again
+	signal(p.scaler.changed)
 	// The caller may leave, but what the old replicas accepted is to be finished.
 	stop, cancel := context.WithTimeout(p.grace, stopTimeout)
 	defer cancel()
@@ -249,10 +269,10 @@ func (p *Pool[In, Out]) draining() error {
 	return fmt.Errorf("backend %q: %w", p.name, batch.ErrDraining)
 }
 
-// keep splits the replicas into those that go on with the next config and those
-// that are too many; if some must go, those that do not work are the first.
+// keep splits the replicas into those, at most n, that go on with the next config
+// and those that are too many; if some must go, those that do not work are the first.
 // mu is held.
-func (p *Pool[In, Out]) keep(next Config) (keep, surplus []*replica[In, Out]) {
+func (p *Pool[In, Out]) keep(next Config, n int) (keep, surplus []*replica[In, Out]) {
 	if p.Config().needsRestart(next) {
 		return nil, p.replicas
 	}
@@ -260,7 +280,7 @@ func (p *Pool[In, Out]) keep(next Config) (keep, surplus []*replica[In, Out]) {
 	slices.SortStableFunc(keep, func(a, b *replica[In, Out]) int {
 		return cmp.Compare(a.rank(), b.rank())
 	})
-	n := min(len(keep), next.NumReplicas)
+	n = min(len(keep), n)
 	return keep[:n:n], keep[n:]
 }
 
@@ -273,11 +293,15 @@ func (p *Pool[In, Out]) Close(ctx context.Context) error {
 	p.shut()
 	defer context.AfterFunc(ctx, func() { p.force(context.Cause(ctx)) })()
 	drained := p.batcher.Drain(ctx)
+	p.drained()
+	<-p.scaler.done
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	replicas := p.replicas
 	p.replicas = nil
-	return errors.Join(drained, stopReplicas(ctx, replicas))
+	err := errors.Join(drained, stopReplicas(ctx, replicas))
+	p.leaving.Wait()
+	return err
 }
 
 func stopReplicas[In, Out any](ctx context.Context, replicas []*replica[In, Out]) error {
@@ -305,6 +329,7 @@ func (p *Pool[In, Out]) Status() BackendStatus {
 		s.Replicas = append(s.Replicas, r.status())
 	}
 	s.State = together(s.Replicas)
+	p.scaler.show(&s)
 	if p.open.Err() != nil {
 		s.State = StateDraining
 	}

@@ -65,7 +65,7 @@ func (p *Prober) Ready(ctx context.Context) error {
 	wanted := make(map[probe]*Endpoint)
 	for _, e := range p.registry.Endpoints() {
 		for _, b := range e.Backends() {
-			if s := b.Status(); s.State != StateReady {
+			if s := b.Status(); s.State != StateReady && s.State != StateIdle {
 				return Errorf(Unavailable, "endpoint %q: backend %q is %s%s", e.Name, b.Name(), s.State, s.why())
 			}
 			if e.Example != nil {

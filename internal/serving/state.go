@@ -19,4 +19,7 @@ const (
 	StateStopped  State = "stopped"
 
 	StateCrashLooping State = "crash_looping"
+	// StateIdle is of a backend alone: it has no replicas, because there was no
+	// query for idle_timeout, and starts one for the next query.
+	StateIdle State = "idle"
 )

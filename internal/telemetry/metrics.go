@@ -24,7 +24,9 @@ type Metrics struct {
 	sizes    *prometheus.HistogramVec
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
-	denied   *prometheus.CounterVec
+
+	coldStarts *prometheus.HistogramVec
+	denied     *prometheus.CounterVec
 }
 
 // New returns Metrics with nothing measured yet.
@@ -51,7 +53,10 @@ func New() *Metrics {
 			Name: "shoal_requests_denied_total", Help: "Requests that were not let in, by the front that they came to and why.",
 		}, []string{"front", "reason"}),
 	}
-	m.registry.MustRegister(m.queued, m.computed, m.sizes, m.requests, m.duration, m.denied,
+	m.coldStarts = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "shoal_cold_start_seconds", Help: "Time until an idle backend had a replica again.", Buckets: prometheus.ExponentialBucketsRange(0.01, 600, 16),
+	}, []string{"backend"})
+	m.registry.MustRegister(m.queued, m.computed, m.sizes, m.coldStarts, m.requests, m.duration, m.denied,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -71,20 +76,23 @@ func (m *Metrics) Denied(front, reason string) { m.denied.WithLabelValues(front,
 // Observer returns where a backend's queries and batches are measured.
 func (m *Metrics) Observer(backend string) serving.Observer {
 	backend = label(backend)
-	return observer{m.queued.WithLabelValues(backend), m.computed.WithLabelValues(backend), m.sizes.WithLabelValues(backend)}
+	return observer{m.queued.WithLabelValues(backend), m.computed.WithLabelValues(backend), m.sizes.WithLabelValues(backend), m.coldStarts.WithLabelValues(backend)}
 }
 
 // label returns a name as Prometheus takes it.
 func label(name string) string { return strings.ToValidUTF8(name, "\uFFFD") }
 
 // observer is the histograms of one backend.
-type observer struct{ queued, computed, sizes prometheus.Observer }
+type observer struct{ queued, computed, sizes, coldStarts prometheus.Observer }
 
 // Batch implements serving.Observer.
 func (o observer) Batch(size int, _ batch.Reason, computed time.Duration) {
 	o.sizes.Observe(float64(size))
 	o.computed.Observe(computed.Seconds())
 }
+
+// ColdStart implements serving.Observer.
+func (o observer) ColdStart(took time.Duration) { o.coldStarts.Observe(took.Seconds()) }
 
 // Queued implements serving.Observer.
 func (o observer) Queued(d time.Duration) { o.queued.Observe(d.Seconds()) }
@@ -158,6 +166,7 @@ var (
 	running  = describe("shoal_running_queries", "Queries that are being computed.")
 	replicas = describe("shoal_replicas", "Replicas by state.", "state")
 	restarts = describe("shoal_replica_restarts_total", "Times that a replica had to be restarted, by why.", "reason")
+	scaled   = describe("shoal_scale_events_total", "Changes of the number of replicas by the server itself.", "event")
 	stuck    = describe("shoal_stuck_replicas", "Replicas that were given up and have not ended.")
 )
 
@@ -204,6 +213,9 @@ func (d deployed) Collect(out chan<- prometheus.Metric) {
 			count(restarts, b.RestartReasons[reason], string(reason))
 		}
 		gauge(stuck, b.Stuck)
+		for _, event := range serving.ScaleEvents() {
+			count(scaled, b.ScaleEvents[event], event)
+		}
 	}
 }
 

@@ -223,3 +223,22 @@ func TestStopped(t *testing.T) {
 		t.Error("a process that does not exist passes for stopped")
 	}
 }
+
+func TestAnIdleBackendGivesItsProcessesBackAndHoldsTheFirstQueries(t *testing.T) {
+	b := mustDeploy(t, "stubborn", serving.Config{MaxBatchSize: 8, IdleTimeout: second(0.3)})
+	pid := mustPID(t, submit(t, b, api(`{}`))())
+	for deadline := time.Now().Add(30 * time.Second); b.Status().State != serving.StateIdle || syscall.Kill(pid, 0) == nil; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it did not become idle: %+v", b.Status())
+		}
+	}
+	var waits []func() *serving.Call
+	for range 200 {
+		waits = append(waits, submit(t, b, api(`{}`)))
+	}
+	for _, wait := range waits {
+		if got := mustPID(t, wait()); got == pid {
+			t.Errorf("answered by %d, which is gone", got)
+		}
+	}
+}
