@@ -61,6 +61,11 @@ SECONDS_EACH = $(or $(SECONDS),30)
 fuzz: $(VENV)/.shoal ## fuzz every decoder for SECONDS=30 each
 	@$(PYTHON) scripts/fuzz.py --seconds $(SECONDS_EACH) $(ARGS)
 
+.PHONY: overload
+overload: MINUTES = 2
+overload: $(VENV)/.shoal ## ten times what a backend can compute for MINUTES=2: who is answered, who is refused, how soon
+	@$(PY) bench/overload.py --minutes $(MINUTES) $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.deps ## golangci-lint, ruff, mypy
 	$(GO) run $(GOLANGCI) run ./...
