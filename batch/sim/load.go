@@ -101,3 +101,14 @@ func Bursts(size int, spread time.Duration, every Delay) Load {
 		s.Clock.AfterFunc(every(s.Rand), next)
 	}
 }
+
+// Between is a load's queries of which no others come than those between two moments
+// after the beginning.
+func Between(from, to time.Duration, l Load) Load {
+	return func(s *Source) {
+		s.Clock.AfterFunc(from, func() {
+			l(s)
+			s.Clock.AfterFunc(to-from, func() { s.over = true })
+		})
+	}
+}

@@ -18,6 +18,10 @@ type Scenario struct {
 	MaxBatch int // default 32
 	SLO      time.Duration
 	Loads    []Load
+	// Deadline is how long a query is of use; 0: it always is. ComputeLate is that of
+	// [batch.Limits].
+	Deadline    time.Duration
+	ComputeLate bool
 	// WarmUp is left out of the result; Length is what follows. Defaults 1s
 	// and 4s.
 	WarmUp, Length time.Duration
@@ -26,6 +30,7 @@ type Scenario struct {
 // Result is what the callers saw after the warm-up.
 type Result struct {
 	Rate           float64 // answers a second
+	Good           float64 // of these, those within the deadline
 	Mean, P50, P99 time.Duration
 	Refused        int
 	Unanswered     int     // neither answered nor refused at the end: they wait or are being computed
@@ -54,7 +59,9 @@ type World struct {
 	longestHold   time.Duration
 	longestBatch  time.Duration
 
+	deadline  time.Duration
 	latencies []time.Duration
+	good      int
 	refused   int
 	asked     int
 	answered  int
@@ -71,9 +78,9 @@ func Run(s Scenario, p Policy) Result {
 		s.Length = 4 * time.Second
 	}
 	clock := NewClock()
-	w := &World{Clock: clock, Rand: rand.New(rand.NewPCG(s.Seed, 1)), warm: epoch.Add(s.WarmUp)}
+	w := &World{Clock: clock, deadline: s.Deadline, Rand: rand.New(rand.NewPCG(s.Seed, 1)), warm: epoch.Add(s.WarmUp)}
 	opts := batch.Options[struct{}, struct{}]{Clock: clock}
-	opts.MaxBatchSize, opts.MaxQueued, opts.LatencySLO = s.MaxBatch, 2048, s.SLO
+	opts.MaxBatchSize, opts.MaxQueued, opts.LatencySLO, opts.ComputeLate = s.MaxBatch, 2048, s.SLO, s.ComputeLate
 	after := p.apply(&opts)
 	opts.OnBatch = func(b *batch.Batch[struct{}, struct{}]) {
 		if clock.now.After(w.warm) {
@@ -110,17 +117,33 @@ func Run(s Scenario, p Policy) Result {
 type Source struct {
 	*World
 	Rand *rand.Rand
+	over bool // no more of its queries come
+}
+
+// Ask is [World.Ask] until the load is over.
+func (s *Source) Ask(done func()) {
+	if !s.over {
+		s.World.Ask(done)
+	}
 }
 
 // Ask submits a query; done, if any, is called when it was answered or refused.
 func (w *World) Ask(done func()) {
 	arrived := w.Clock.Now()
 	q := &query{Origin: batch.Web}
+	if w.deadline > 0 {
+		q.Deadline = arrived.Add(w.deadline)
+	}
 	w.asked++
-	q.Done = func(*query) {
+	q.Done = func(q *query) {
 		w.answered++
-		if now := w.Clock.Now(); now.After(w.warm) {
+		if q.Trip.BatchID == 0 { // it was dropped
+			w.moved(-1, 0)
+		} else if now := w.Clock.Now(); now.After(w.warm) {
 			w.latencies = append(w.latencies, now.Sub(arrived))
+			if w.deadline <= 0 || !now.After(q.Deadline) {
+				w.good++
+			}
 		}
 		if done != nil {
 			done()
@@ -172,7 +195,7 @@ func (w *World) result(s Scenario) Result {
 			late++
 		}
 	}
-	r.Rate = float64(n) / s.Length.Seconds()
+	r.Rate, r.Good = float64(n)/s.Length.Seconds(), float64(w.good)/s.Length.Seconds()
 	r.Mean, r.P50, r.P99 = sum/time.Duration(n), w.latencies[n/2], w.latencies[n*99/100]
 	r.Late = float64(late) / float64(n)
 	r.MeanBatch = float64(w.queries) / float64(max(1, w.batches))

@@ -1,10 +1,12 @@
 package problem
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/shoalserve/shoal/batch"
 	"github.com/shoalserve/shoal/internal/serving"
@@ -38,5 +40,12 @@ func TestARefusalSaysWhenToTryAgain(t *testing.T) {
 	Of(batch.ErrQueueFull).Write(w)
 	if w.Code != 503 || w.Header().Get("Retry-After") == "" {
 		t.Errorf("got %d, %v", w.Code, w.Header())
+	}
+	for after, want := range map[time.Duration]string{0: "1", time.Millisecond: "1", time.Second: "1", 2300 * time.Millisecond: "3"} {
+		w := httptest.NewRecorder()
+		Of(fmt.Errorf("wrapped: %w", &batch.OverloadError{RetryAfter: after})).Write(w)
+		if got := w.Header().Get("Retry-After"); w.Code != 503 || got != want {
+			t.Errorf("after %v: got %d, %q, want %q", after, w.Code, got, want)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"net/http"
 
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -72,13 +73,27 @@ func (d *Deployer) Backend(ctx context.Context, name string, spec Spec, config s
 
 func size(c *serving.Call) int64 {
 	n := len(c.Args.Head) + len(c.Args.Payload)
-	if c.Request != nil {
-		n += len(c.Request.Body) + len(c.Request.Target)
+	if r := c.Request; r != nil {
+		n += len(r.Body) + len(r.Head)
+		if r.Head == nil {
+			n += len(r.Target) + headerSize(r.Header)
+		}
 	}
 	if row := c.Row(); row != nil {
 		n += row.Bytes()
 	}
 	return int64(n)
+}
+
+// headerSize is what headers take in memory, about.
+func headerSize(h http.Header) (n int) {
+	for name, values := range h {
+		n += len(name)
+		for _, value := range values {
+			n += len(value)
+		}
+	}
+	return n
 }
 
 func (s Spec) check() error {
