@@ -84,7 +84,7 @@ func fixedKeys(file *config.File) map[string]any {
 	keys := map[string]any{"python.interpreter": file.Python.Interpreter, "log.format": file.Log.Format,
 		"python.allow_pickle": file.Python.AllowPickle, "audit.file": file.Audit.File,
 		"python.pass_env": file.Python.PassEnv, "python.user": file.Python.User}
-	for section, fields := range map[string]any{"http": file.HTTP, "admin": file.Admin} {
+	for section, fields := range map[string]any{"http": file.HTTP, "admin": file.Admin, "tls": file.TLS} {
 		for field, value := range reflect.ValueOf(fields).Fields() {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 			keys[section+"."+name] = value.Interface()

@@ -197,10 +197,10 @@ func (f *serveFlags) announce(c *cobra.Command, s *server.Server, log *slog.Logg
 		report := ready{Ready: true, HTTPAddress: s.HTTPAddress(), AdminAddress: s.AdminAddress(), PID: os.Getpid()}
 		return json.NewEncoder(c.OutOrStdout()).Encode(report)
 	}
-	log.Info("serving", "http", "http://"+s.HTTPAddress(), "admin", s.AdminAddress())
+	log.Info("serving", "http", s.HTTPURL(), "admin", s.AdminAddress())
 	for _, e := range s.Registry.EndpointStatuses() {
 		if e.Route != "" {
-			log.Info("endpoint", "name", e.Name, "url", "http://"+s.HTTPAddress()+e.Route, "methods", e.Methods)
+			log.Info("endpoint", "name", e.Name, "url", s.HTTPURL()+e.Route, "methods", e.Methods)
 		}
 	}
 	return nil

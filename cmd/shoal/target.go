@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/shoalserve/shoal/internal/front/admin"
+	"github.com/shoalserve/shoal/internal/secure"
 )
 
 // target is the server that a command talks to, and how it shows what it hears.
@@ -35,7 +36,11 @@ func (t *target) dial() (*admin.Client, error) {
 	if token == "" {
 		token = os.Getenv("SHOAL_TOKEN")
 	}
-	return admin.Dial(address, token)
+	secure, err := secure.Client(os.Getenv("SHOAL_CA"), os.Getenv("SHOAL_CERT"), os.Getenv("SHOAL_KEY"))
+	if err != nil {
+		return nil, err
+	}
+	return admin.Dial(address, token, secure)
 }
 
 // runtimeDir is where servers of this user put their sockets.

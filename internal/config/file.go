@@ -10,6 +10,7 @@ import (
 
 	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/runtime/python"
+	"github.com/shoalserve/shoal/internal/secure"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -22,6 +23,7 @@ var Schema []byte
 type File struct {
 	HTTP      HTTP
 	Admin     Admin
+	TLS       secure.Files // of HTTP, and of Admin on TCP; empty: plain
 	Auth      *auth.Config // nil: everybody may ask
 	Audit     Audit
 	Log       Log
@@ -102,6 +104,7 @@ func Load(path string) (*File, error) {
 type rawFile struct {
 	HTTP      HTTP                   `json:"http"`
 	Admin     Admin                  `json:"admin"`
+	TLS       secure.Files           `json:"tls"`
 	Auth      auth.Config            `json:"auth"`
 	Audit     Audit                  `json:"audit"`
 	Log       Log                    `json:"log"`

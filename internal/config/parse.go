@@ -50,11 +50,14 @@ func (p *parser) file() *File {
 	var raw rawFile
 	p.sections(&raw)
 	file := &File{
-		HTTP: raw.HTTP, Admin: raw.Admin, Audit: raw.Audit, Log: raw.Log, Python: raw.Python,
+		HTTP: raw.HTTP, Admin: raw.Admin, TLS: raw.TLS, Audit: raw.Audit, Log: raw.Log, Python: raw.Python,
 		Backends: make(map[string]Backend), Endpoints: make(map[string]Endpoint),
 	}
 	file.Admin.Address = p.adminAddress(raw.Admin.Address)
 	file.Admin.TokenFile = p.path(raw.Admin.TokenFile)
+	for _, path := range []*string{&file.TLS.Cert, &file.TLS.Key, &file.TLS.ClientCA} {
+		*path = p.path(*path)
+	}
 	file.Audit.File = p.path(raw.Audit.File)
 	if p.doc.value["auth"] != nil {
 		file.Auth = p.auth(raw.Auth)
@@ -82,7 +85,7 @@ func (p *parser) file() *File {
 // sections decodes each section by itself, so that an error names its place.
 func (p *parser) sections(raw *rawFile) {
 	for name, to := range map[string]any{
-		"http": &raw.HTTP, "admin": &raw.Admin, "auth": &raw.Auth, "audit": &raw.Audit, "log": &raw.Log, "python": &raw.Python,
+		"http": &raw.HTTP, "admin": &raw.Admin, "tls": &raw.TLS, "auth": &raw.Auth, "audit": &raw.Audit, "log": &raw.Log, "python": &raw.Python,
 		"backends": &raw.Backends, "endpoints": &raw.Endpoints,
 	} {
 		section, ok := p.doc.value[name].(map[string]any)
@@ -138,10 +141,10 @@ func (p *parser) adminAddress(address string) string {
 	switch {
 	case isSocket && socket != "":
 		return "unix:" + p.path(socket)
-	case address == "", strings.HasPrefix(address, "http://"):
+	case address == "", strings.HasPrefix(address, "http://"), strings.HasPrefix(address, "https://"):
 		return address
 	}
-	p.fail([]string{"admin", "address"}, false, "address must be \"unix:/path\" or \"http://host:port\", not %q", address)
+	p.fail([]string{"admin", "address"}, false, "address must be \"unix:/path\", \"http://host:port\" or \"https://host:port\", not %q", address)
 	return ""
 }
 

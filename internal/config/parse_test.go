@@ -176,7 +176,7 @@ func TestWhatIsWrongIsSaidWithItsPlace(t *testing.T) {
 		"a bad size":             {"http: {max_body: 12 parsecs}\n", []string{`1:18: max_body: "12 parsecs" is not a size; write it as "256MiB" or "1GB"`}},
 		"a size of nothing":      {"http: {max_body: 0}\n", []string{`1:18: max_body must be more than 0`}},
 		"no port":                {"http: {address: localhost}\n", []string{`1:17: address must be host:port, such as "127.0.0.1:8000", not "localhost"`}},
-		"no kind of admin":       {"admin: {address: localhost:1}\n", []string{`1:18: address must be "unix:/path" or "http://host:port", not "localhost:1"`}},
+		"no kind of admin":       {"admin: {address: localhost:1}\n", []string{`1:18: address must be "unix:/path", "http://host:port" or "https://host:port", not "localhost:1"`}},
 		"a backend of nothing":   {"backends:\n  a: {}\n", []string{`2:3: backend "a" lacks the key "python"`}},
 		"a backend without name": {"backends:\n  '': {python: m.py:f}\n", []string{`2:3: a backend needs a name`}},
 		"no object in a file":    {"backends: {a: {python: m.py}}\n", []string{`1:24: python must be "FILE.py:NAME", or a mapping with file, object and, for a class, init_args and init_kwargs`}},

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/shoalserve/shoal/internal/auth"
+	"github.com/shoalserve/shoal/internal/secure"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -47,6 +48,7 @@ func TestSchemaAndTypesHaveTheSameKeys(t *testing.T) {
 	for pointer, want := range map[string][]string{
 		"":                  keysOf(reflect.TypeFor[rawFile]()),
 		"properties/http":   keysOf(reflect.TypeFor[HTTP]()),
+		"properties/tls":    keysOf(reflect.TypeFor[secure.Files]()),
 		"properties/auth":   keysOf(reflect.TypeFor[auth.Config]()),
 		"properties/audit":  keysOf(reflect.TypeFor[Audit]()),
 		"$defs/issuer":      keysOf(reflect.TypeFor[auth.Issuer]()),

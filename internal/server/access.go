@@ -1,19 +1,27 @@
 package server
 
 import (
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 
 	"github.com/shoalserve/shoal/internal/auth"
+	"github.com/shoalserve/shoal/internal/secure"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
-// openAuth reads the credentials that the server takes, and opens the audit log.
+// openAuth reads the credentials that the server takes and its certificate, and
+// opens the audit log.
 func (s *Server) openAuth() (err error) {
 	if s.opts.Auth != nil {
 		if s.auth, err = auth.New(*s.opts.Auth, auth.Options{Logger: s.opts.Logger}); err != nil {
+			return err
+		}
+	}
+	if s.opts.TLS != (secure.Files{}) {
+		if s.secure, err = secure.Open(s.opts.TLS, s.opts.Logger); err != nil {
 			return err
 		}
 	}
@@ -23,6 +31,14 @@ func (s *Server) openAuth() (err error) {
 		}
 	}
 	return nil
+}
+
+// adminTLS is for an admin address with https://.
+func (s *Server) adminTLS() *tls.Config {
+	if s.secure == nil {
+		return nil
+	}
+	return s.secure.Config("http/1.1") // a link is an upgrade, which HTTP/2 has not
 }
 
 // auditLog is where changes are written down.

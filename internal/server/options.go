@@ -13,7 +13,7 @@ func OptionsOf(file *config.File) Options {
 	return Options{
 		HTTPAddress: h.Address, AdminAddress: file.Admin.Address, Interpreter: file.Python.Interpreter,
 		PassEnv: file.Python.PassEnv, WorkerUser: file.Python.User,
-		Auth: file.Auth, AuditFile: file.Audit.File, NoPickle: file.Python.AllowPickle != nil && !*file.Python.AllowPickle,
+		TLS: file.TLS, Auth: file.Auth, AuditFile: file.Audit.File, NoPickle: file.Python.AllowPickle != nil && !*file.Python.AllowPickle,
 		Rest: rest.Options{
 			MaxBodyBytes: int64(h.MaxBody), MaxHeaderBytes: int(h.MaxHeader),
 			ReadHeaderTimeout: time.Duration(h.ReadHeaderTimeout), ReadTimeout: time.Duration(h.ReadTimeout),

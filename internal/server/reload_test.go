@@ -166,7 +166,7 @@ func TestAReloadThatFailsLeavesWhatWasServed(t *testing.T) {
 
 func TestAServerWithoutAFileHasNothingToReload(t *testing.T) {
 	r := start(t)
-	client, err := admin.Dial(r.AdminAddress(), "")
+	client, err := admin.Dial(r.AdminAddress(), "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

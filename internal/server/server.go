@@ -19,6 +19,7 @@ import (
 	"github.com/shoalserve/shoal/internal/front/admin"
 	"github.com/shoalserve/shoal/internal/front/rest"
 	"github.com/shoalserve/shoal/internal/runtime/python"
+	"github.com/shoalserve/shoal/internal/secure"
 	"github.com/shoalserve/shoal/internal/serving"
 	"github.com/shoalserve/shoal/internal/telemetry"
 	sdk "github.com/shoalserve/shoal/python"
@@ -33,6 +34,9 @@ type Options struct {
 	// "http://host:port" with a Token.
 	AdminAddress string
 	Token        string
+	// TLS is the certificate of HTTP, and of an admin address with https://; empty
+	// for none.
+	TLS secure.Files
 	// Auth are the credentials that the server takes; nil: everybody may ask, and
 	// the token, or the socket's owner, may do everything.
 	Auth *auth.Config
@@ -72,6 +76,7 @@ type Server struct {
 	state   *state
 	auth    *auth.Authenticator // nil: nobody is asked
 	audit   *os.File            // nil: the log
+	secure  *secure.Source      // nil: plain
 	user    *python.User        // nil: the server's own
 
 	reload    admin.Reload          // see Reloading
@@ -130,7 +135,7 @@ func (s *Server) open() (err error) {
 	if s.http, err = net.Listen("tcp", s.opts.HTTPAddress); err != nil {
 		return fmt.Errorf("listening for HTTP: %w", err)
 	}
-	if s.admin, err = admin.Listen(s.opts.AdminAddress, s.opts.Token != "" || s.auth != nil); err != nil {
+	if s.admin, err = admin.Listen(s.opts.AdminAddress, s.opts.Token != "" || s.auth != nil, s.adminTLS()); err != nil {
 		return err
 	}
 	s.warnOpen()
@@ -151,6 +156,9 @@ func (s *Server) assemble(library string, artifacts artifact.Store) {
 	limits := s.opts.Rest
 	limits.Logger, limits.Metrics, limits.Prober = log, metrics, s.prober
 	limits.Auth = s.auth
+	if s.secure != nil {
+		limits.TLS = s.secure.Config("h2", "http/1.1")
+	}
 	s.front = rest.New(s.Registry, limits)
 	s.control = admin.New(admin.Options{
 		Registry: s.Registry, Prober: s.prober, Deployer: s.Deployer, Artifacts: artifacts, Logs: lines, Token: s.opts.Token,
@@ -175,10 +183,21 @@ func unpack(dir string) error {
 // HTTPAddress is the address on which web queries are served, "host:port".
 func (s *Server) HTTPAddress() string { return s.http.Addr().String() }
 
+// HTTPURL is where web queries are served, as a URL.
+func (s *Server) HTTPURL() string {
+	if s.secure != nil {
+		return "https://" + s.HTTPAddress()
+	}
+	return "http://" + s.HTTPAddress()
+}
+
 // AdminAddress is the address on which the server is run, as clients dial it.
 func (s *Server) AdminAddress() string {
 	if s.admin.Addr().Network() == "unix" {
 		return "unix:" + s.admin.Addr().String()
+	}
+	if s.secure != nil {
+		return "https://" + s.admin.Addr().String()
 	}
 	return "http://" + s.admin.Addr().String()
 }

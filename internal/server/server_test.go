@@ -178,7 +178,7 @@ func TestAServerThatCannotListenLeavesNothing(t *testing.T) {
 
 func TestTheAdminAPIAnswersWhereItSays(t *testing.T) {
 	r := start(t)
-	client, err := admin.Dial(r.AdminAddress(), "")
+	client, err := admin.Dial(r.AdminAddress(), "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +200,7 @@ func TestTheAdminAPIByTCPWantsItsToken(t *testing.T) {
 	ctx, stop := contextOf(t)
 	go func() { r.ended <- s.Run(ctx) }()
 	for token, wrong := range map[string]bool{"secret": false, "guess": true, "": true} {
-		client, err := admin.Dial(s.AdminAddress(), token)
+		client, err := admin.Dial(s.AdminAddress(), token, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-"""Server addresses: "unix:/path/to/socket" or "http://host:port"."""
+"""Server addresses: "unix:/path/to/socket", "http://host:port" or "https://host:port"."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ class Address(NamedTuple):
     path: str
     host: str
     port: int
+    secure: bool = False
+    """Whether to speak TLS."""
 
     def __str__(self) -> str:
-        return f"unix:{self.path}" if self.path else f"http://{self.authority}"
+        scheme = "https" if self.secure else "http"
+        return f"unix:{self.path}" if self.path else f"{scheme}://{self.authority}"
 
     @property
     def authority(self) -> str:
@@ -38,7 +41,7 @@ class Address(NamedTuple):
         if not self.path:
             sock = socket.create_connection((self.host, self.port), CONNECT_TIMEOUT)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
+            return wrap(sock, self.host) if self.secure else sock
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(CONNECT_TIMEOUT)
@@ -55,15 +58,36 @@ def parse(text: str) -> Address:
         path = text.removeprefix("unix:")
         if path:
             return Address(path, "", 0)
-    elif text.startswith("http://"):
+    elif text.startswith(("http://", "https://")):
         parts = urlsplit(text)
         try:
             port = parts.port
         except ValueError:
             port = None
         if parts.hostname and port and parts.path in ("", "/"):
-            return Address("", parts.hostname, port)
-    raise InvalidArgument(f"{text!r} is not an address: write unix:/path/to/socket or http://host:port")
+            return Address("", parts.hostname, port, parts.scheme == "https")
+    raise InvalidArgument(
+        f"{text!r} is not an address: write unix:/path/to/socket, http://host:port or https://host:port"
+    )
+
+
+def wrap(sock: socket.socket, host: str) -> socket.socket:
+    """Speak TLS on a connected socket. Raises OSError, of which ssl's errors are some.
+
+    $SHOAL_CA vouches for the server, else the system's certificates do; $SHOAL_CERT and $SHOAL_KEY are this
+    client's own.
+    """
+    import ssl  # only here: it takes longer to import than all the rest
+
+    try:
+        context = ssl.create_default_context(cafile=os.environ.get("SHOAL_CA"))
+        certificate = os.environ.get("SHOAL_CERT")
+        if certificate:
+            context.load_cert_chain(certificate, os.environ.get("SHOAL_KEY"))
+        return context.wrap_socket(sock, server_hostname=host)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def runtime_folder() -> Path:

@@ -29,6 +29,7 @@ from ._errors import Draining, Error, Unavailable, from_object
 from ._inbox import Inbox
 from ._pickling import loads
 from ._ref import Latch, Ref, resolve_error, resolve_raw
+from ._tunnel import tunnel
 from ._turns import Turns
 from ._wire import LIMIT, QUERY_COMMON, QUERY_HEAD, REF_ID, U32, Bytes, ProtocolError
 
@@ -390,6 +391,8 @@ def open_link(address: Address, headers: dict[str, str]) -> Link:
         if sock is not None:
             sock.close()
         raise
+    if address.secure:
+        sock = tunnel(sock)
     return Link(sock, early, plain=plain)
 
 

@@ -3,6 +3,7 @@ package admin
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,10 +30,11 @@ type Client struct {
 // maxAnswer bounds the answers to all calls but queries.
 const maxAnswer = 256 << 20
 
-// Dial returns a client for the server at "unix:/path" or "http://host:port".
-// It connects when it is first used. The token may be empty for a Unix socket.
-func Dial(address, token string) (*Client, error) {
-	transport := &http.Transport{MaxIdleConnsPerHost: 16}
+// Dial returns a client for the server at "unix:/path", "http://host:port" or
+// "https://host:port". It connects when it is first used. The token may be empty
+// for a Unix socket or with a certificate; secure may be nil.
+func Dial(address, token string, secure *tls.Config) (*Client, error) {
+	transport := &http.Transport{MaxIdleConnsPerHost: 16, TLSClientConfig: secure}
 	c := &Client{address: address, token: token, http: &http.Client{Transport: transport, CheckRedirect: dontFollow}}
 	if path, ok := strings.CutPrefix(address, "unix:"); ok && path != "" {
 		c.base = "http://shoal"
@@ -44,7 +46,7 @@ func Dial(address, token string) (*Client, error) {
 	}
 	u, err := url.Parse(address)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || strings.Trim(u.Path, "/") != "" {
-		return nil, serving.Errorf(serving.InvalidArgument, "server address %q must be unix:/path or http://host:port", address)
+		return nil, serving.Errorf(serving.InvalidArgument, "server address %q must be unix:/path, http://host:port or https://host:port", address)
 	}
 	c.base = u.Scheme + "://" + u.Host
 	return c, nil

@@ -188,7 +188,7 @@ func socketPath(t testing.TB) string {
 
 func dial(t testing.TB, address, token string) *Client {
 	t.Helper()
-	c, err := Dial(address, token)
+	c, err := Dial(address, token, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ func guarded(t *testing.T, opts Options, grants map[string]auth.Grant) *guardedS
 		opts.Deployer = fakes
 	}
 	g.server = serve(t, opts)
-	l, err := Listen("http://127.0.0.1:0", true)
+	l, err := Listen("http://127.0.0.1:0", true, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -232,7 +232,7 @@ func TestQueriesSentWithTheUpgradeAreNotLost(t *testing.T) {
 
 func TestALinkByTCPNeedsTheToken(t *testing.T) {
 	f := New(Options{Registry: serving.NewRegistry(), Token: "secret"})
-	tcp, err := Listen("http://127.0.0.1:0", true)
+	tcp, err := Listen("http://127.0.0.1:0", true, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

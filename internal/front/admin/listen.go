@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,14 +17,18 @@ import (
 const maxSocketPath = 103
 
 // Listen listens at an address as [Dial] takes it: "unix:/path" or
-// "http://host:port", which is refused unless clients must bring a credential.
-func Listen(address string, guarded bool) (net.Listener, error) {
+// "http://host:port", or "https://host:port" with secure, which are refused unless
+// clients must bring a credential.
+func Listen(address string, guarded bool, secure *tls.Config) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		return ListenUnix(path)
 	}
-	host, ok := strings.CutPrefix(address, "http://")
-	if !ok {
-		return nil, fmt.Errorf("admin address %q must be unix:/path or http://host:port", address)
+	scheme, host, ok := strings.Cut(address, "://")
+	switch {
+	case !ok || (scheme != "http" && scheme != "https"):
+		return nil, fmt.Errorf("admin address %q must be unix:/path, http://host:port or https://host:port", address)
+	case (scheme == "https") != (secure != nil):
+		return nil, fmt.Errorf("admin address %q: https:// goes with a certificate in the section tls, and http:// with none", address)
 	}
 	if !guarded {
 		return nil, errOpen
@@ -31,6 +36,9 @@ func Listen(address string, guarded bool) (net.Listener, error) {
 	l, err := net.Listen("tcp", strings.TrimSuffix(host, "/"))
 	if err != nil {
 		return nil, fmt.Errorf("listening for admin calls: %w", err)
+	}
+	if secure != nil {
+		return tls.NewListener(l, secure), nil
 	}
 	return l, nil
 }

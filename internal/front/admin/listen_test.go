@@ -113,7 +113,7 @@ func TestAPathThatIsTooLong(t *testing.T) {
 }
 
 func TestTCPIsNotServedWithoutAToken(t *testing.T) {
-	if _, err := Listen("http://127.0.0.1:0", false); err == nil || !strings.Contains(err.Error(), "token") {
+	if _, err := Listen("http://127.0.0.1:0", false, nil); err == nil || !strings.Contains(err.Error(), "token") {
 		t.Errorf("Listen = %v", err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -130,24 +130,24 @@ func TestTCPIsNotServedWithoutAToken(t *testing.T) {
 }
 
 func TestListenTakesTheAddressesOfDial(t *testing.T) {
-	unix, err := Listen("unix:"+socketPath(t), false)
+	unix, err := Listen("unix:"+socketPath(t), false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = unix.Close()
-	tcp, err := Listen("http://127.0.0.1:0", true)
+	tcp, err := Listen("http://127.0.0.1:0", true, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = tcp.Close()
-	if _, err := Listen("127.0.0.1:0", true); err == nil {
+	if _, err := Listen("127.0.0.1:0", true, nil); err == nil {
 		t.Error("an address without a scheme was taken")
 	}
 }
 
 func TestTheTokenIsAskedForByTCP(t *testing.T) {
 	f := New(Options{Registry: serving.NewRegistry(), Token: "secret"})
-	l, err := Listen("http://127.0.0.1:0", true)
+	l, err := Listen("http://127.0.0.1:0", true, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package rest
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -44,6 +45,8 @@ type Options struct {
 	Metrics        *telemetry.Metrics
 	// Prober decides what /readyz says; default one of the registry.
 	Prober *serving.Prober
+	// TLS, if given, is for all connections, which net/http then serves.
+	TLS *tls.Config
 	// Auth tells who may ask what; without one everybody may ask all.
 	Auth *auth.Authenticator
 }
@@ -103,6 +106,9 @@ func (f *Front) Handler() http.Handler { return http.HandlerFunc(f.serveHTTP) }
 func (f *Front) Serve(ctx context.Context, listener net.Listener) error {
 	server := f.server()
 	plain, rest := f.split(listener)
+	if f.opts.TLS != nil {
+		rest = tls.NewListener(rest, f.opts.TLS)
+	}
 	served := make(chan error, 2)
 	go func() { served <- server.Serve(rest) }() // ends with Shutdown or Close below
 	go func() { served <- plain.serve() }()      // ends with drain or close below
@@ -132,9 +138,10 @@ func (f *Front) Serve(ctx context.Context, listener net.Listener) error {
 func (f *Front) server() *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(f.opts.TLS == nil)
 	return &http.Server{
-		Handler: f.Handler(), Protocols: protocols, MaxHeaderBytes: f.opts.MaxHeaderBytes,
+		Handler: f.Handler(), TLSConfig: f.opts.TLS, Protocols: protocols, MaxHeaderBytes: f.opts.MaxHeaderBytes,
 		ReadHeaderTimeout: f.opts.ReadHeaderTimeout, ReadTimeout: f.opts.ReadTimeout, IdleTimeout: f.opts.IdleTimeout,
 		ErrorLog: slog.NewLogLogger(f.opts.Logger.Handler(), slog.LevelWarn),
 	}
@@ -143,7 +150,7 @@ func (f *Front) server() *http.Server {
 // split returns who serves the plain requests on a listener, and a listener for
 // net/http to serve all others on.
 func (f *Front) split(listener net.Listener) (plainServer, net.Listener) {
-	if !f.opts.OnlyNetHTTP {
+	if !f.opts.OnlyNetHTTP && f.opts.TLS == nil {
 		plain, rest, err := f.loops(listener)
 		if err == nil {
 			return plain, rest
