@@ -12,14 +12,35 @@ const rehearsed = 1 << 63
 // then run may still complete the batch. id tells the batches of one replica
 // apart.
 func Rehearse[In, Out any](ctx context.Context, name string, id uint64, origin Origin, in []In, run func(*Batch[In, Out])) ([]Out, error) {
+	out, errs, err := Together(ctx, name, id, origin, in, run, nil)
+	for _, failed := range errs {
+		if err == nil {
+			err = failed
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Together is Rehearse that tells what came of each query: its answer, or its error.
+// answered, if it is given, is called for each query before its replica may take the
+// answer's memory for another.
+func Together[In, Out any](ctx context.Context, name string, id uint64, origin Origin, in []In, run func(*Batch[In, Out]), answered func(*Query[In, Out])) (out []Out, errs []error, err error) {
 	b := New(Options[In, Out]{Name: name, Limits: Limits{MaxBatchSize: len(in), MaxQueued: len(in), LeaveAtOnce: true}})
 	b.batches = rehearsed + id - 1
 	queries := make([]Query[In, Out], len(in))
 	done := make(chan struct{}, len(in)) // with room for all, so that nobody waits for us
 	for i := range in {
-		queries[i] = Query[In, Out]{In: in[i], Origin: origin, Done: func(*Query[In, Out]) { done <- struct{}{} }}
+		queries[i] = Query[In, Out]{In: in[i], Origin: origin, Done: func(q *Query[In, Out]) {
+			if answered != nil {
+				answered(q)
+			}
+			done <- struct{}{}
+		}}
 		if err := b.Submit(&queries[i]); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	b.Attach(1, run)
@@ -27,15 +48,12 @@ func Rehearse[In, Out any](ctx context.Context, name string, id uint64, origin O
 		select {
 		case <-done:
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return nil, nil, context.Cause(ctx)
 		}
 	}
-	out := make([]Out, len(in))
+	out, errs = make([]Out, len(in)), make([]error, len(in))
 	for i := range queries {
-		if queries[i].Err != nil {
-			return nil, queries[i].Err
-		}
-		out[i] = queries[i].Out
+		out[i], errs[i] = queries[i].Out, queries[i].Err
 	}
-	return out, nil
+	return out, errs, nil
 }

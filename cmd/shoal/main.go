@@ -76,7 +76,7 @@ free it takes every query that waits, up to max_batch_size, in one call.
 	flags.StringVar(&target.address, "server", os.Getenv("SHOAL_SERVER"), "admin `address` of the server: unix:/path or http://host:port (env SHOAL_SERVER)")
 	flags.StringVar(&target.token, "token", "", "bearer `token` for a server on TCP (env SHOAL_TOKEN)")
 	flags.BoolVar(&target.json, "json", false, "write JSON for programs")
-	root.AddCommand(newServe(target), newStatus(target), newQuery(target), newLogs(target), newTraffic(target),
+	root.AddCommand(newServe(target), newStatus(target), newQuery(target), newVerify(target), newLogs(target), newTraffic(target),
 		newBackend(target), newEndpoint(target), newReload(target), newConfig(target), newKey(target), newVersion(target))
 	return root
 }

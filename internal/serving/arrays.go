@@ -39,6 +39,9 @@ func decode(of Instance[*Call, Response], backend string, c *Call) error {
 	return nil
 }
 
+// Arrays implements [ArrayTaker].
+func (p CallPool) Arrays(method string) *tensor.Signature { return arrays(*p.newest.Load(), method) }
+
 // arrays is what the method takes; nil if it takes calls as they are.
 func arrays(of Instance[*Call, Response], method string) *tensor.Signature {
 	if taker, ok := of.(ArrayTaker); ok {

@@ -60,7 +60,7 @@ type Instance[In, Out any] interface {
 	Stop(ctx context.Context) error
 }
 
-// ArrayTaker is an [Instance] some of whose methods take arrays.
+// ArrayTaker is an [Instance], or a [Backend], some of whose methods take arrays.
 type ArrayTaker interface {
 	// Arrays is what the method takes; nil if it takes calls as they are.
 	Arrays(method string) *tensor.Signature

@@ -333,7 +333,7 @@ func (s *EndpointSpec) Check() error {
 			return Errorf(InvalidArgument, "route %q must begin with \"/\"", s.Route)
 		case err != nil || u.Path != s.Route:
 			return Errorf(InvalidArgument, "route %q must be a plain path, without query, fragment or escapes", s.Route)
-		case strings.HasPrefix(s.Route, "/-/"), slices.Contains([]string{"/livez", "/readyz", "/metrics"}, s.Route):
+		case strings.HasPrefix(s.Route, "/-/"), slices.Contains([]string{"/livez", "/readyz", "/metrics", "/openapi.json"}, s.Route):
 			return Errorf(InvalidArgument, "route %q is reserved for the server itself", s.Route)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/runtime/python"
 	"github.com/shoalserve/shoal/internal/serving"
+	"github.com/shoalserve/shoal/internal/tensor"
 )
 
 // Status is the whole server as operators see it.
@@ -171,6 +172,19 @@ func (f *Front) buildArtifact(ctx context.Context, name string, spec python.Spec
 type holding struct {
 	serving.Backend
 	release func()
+}
+
+// Arrays implements [serving.ArrayTaker].
+func (h *holding) Arrays(method string) *tensor.Signature {
+	if taker, ok := h.Backend.(serving.ArrayTaker); ok {
+		return taker.Arrays(method)
+	}
+	return nil
+}
+
+// Verify implements [serving.Verifier].
+func (h *holding) Verify(ctx context.Context, spec serving.VerifySpec) (serving.VerifyReport, error) {
+	return verifierOf(h.Backend).Verify(ctx, spec)
 }
 
 // Close implements [serving.Backend].

@@ -206,3 +206,13 @@ func pathOf(collection, name, suffix string) (string, error) {
 	}
 	return "/v1/" + collection + "/" + url.PathEscape(name) + suffix, nil
 }
+
+// Verify has an endpoint's backends compute items in every company, and compares.
+func (c *Client) Verify(ctx context.Context, endpoint string, spec serving.VerifySpec) (v Verification, err error) {
+	path, err := pathOf("endpoints", endpoint, "/verify")
+	if err != nil {
+		return v, err
+	}
+	err = c.call(ctx, http.MethodPost, path, spec, &v)
+	return v, err
+}

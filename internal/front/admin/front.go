@@ -130,6 +130,7 @@ func New(opts Options) *Front {
 		"PUT /v1/endpoints/{name}/traffic": {f.setTraffic, "set traffic", deployers},
 		"PUT /v1/endpoints/{name}/shadow":  {f.setShadow, "set shadow traffic", deployers},
 		"POST /v1/endpoints/{name}/query":  {f.query, "", askers},
+		"POST /v1/endpoints/{name}/verify": {f.verify, "", deployers},
 		"GET /v1/logs":                     {f.logs, "", admins},
 		"GET /v1/link":                     {f.link, "", askers},
 		"POST /v1/reload":                  {f.reload, "reload", admins},

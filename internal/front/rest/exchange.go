@@ -116,7 +116,7 @@ func notFound(path string) error {
 }
 
 func isOwn(path string) bool {
-	return path == "/livez" || path == "/readyz" || path == "/metrics" || path == "/-/routes"
+	return path == "/livez" || path == "/readyz" || path == "/metrics" || path == "/-/routes" || path == "/openapi.json"
 }
 
 // statusRecorder remembers the status of an answer.

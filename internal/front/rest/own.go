@@ -19,6 +19,7 @@ func (f *Front) ownPaths() *http.ServeMux {
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", f.readyz)
 	mux.HandleFunc("GET /-/routes", f.routes)
+	mux.HandleFunc("GET /openapi.json", f.openAPI)
 	mux.Handle("GET /metrics", f.opts.Metrics.Handler())
 	return mux
 }
