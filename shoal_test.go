@@ -85,6 +85,34 @@ func TestAFullQueueRefusesAndKeepsWhatItHas(t *testing.T) {
 	}
 }
 
+func TestHandlesHaveCallersAndPriorities(t *testing.T) {
+	app, g := newApp(t), newGate()
+	serve(t, app, shoal.Batch(g.predict), shoal.Config{
+		MaxBatchSize: 2, LeaveAtOnce: true, CallerWeights: map[string]float64{"gold": 2}, IsolateCallers: true,
+	})
+	h := handle[int, int](t, app)
+	refs := []*shoal.Ref[int]{h.Remote(t.Context(), 0)}
+	<-g.began // the model is busy
+	refs = append(refs, h.Remote(t.Context(), 1), h.WithCaller("gold").Remote(t.Context(), 2))
+	refs = append(refs, h.WithPriority(shoal.MaxPriority).Remote(t.Context(), 3), h.WithPriority(99).WithCaller("gold").Remote(t.Context(), 4))
+	var batches [][]int
+	for range 3 {
+		g.release <- nil
+		if len(batches) < 2 {
+			batches = append(batches, <-g.began)
+		}
+	}
+	for i, ref := range refs {
+		if got, err := ref.Get(t.Context()); got != i || err != nil {
+			t.Errorf("query %d got %d, %v", i, got, err)
+		}
+	}
+	// Those without a name are one caller, whose urgent query brings the other along.
+	if want := [][]int{{3, 1}, {4, 2}}; !slices.EqualFunc(batches, want, slices.Equal) {
+		t.Errorf("batches %v, want %v", batches, want)
+	}
+}
+
 func TestAQueryWhoseContextEndsLeavesTheQueue(t *testing.T) {
 	app, g := newApp(t), newGate()
 	serve(t, app, shoal.Batch(g.predict), shoal.Config{MaxBatchSize: 8})

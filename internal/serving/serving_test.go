@@ -396,6 +396,12 @@ func TestReplicasFollowTheConfig(t *testing.T) {
 		`{"latency_slo": "2ms"}`:                                "batch_wait_timeout (3ms) must be shorter than latency_slo (2ms)",
 		`{"latency_slo": "50ms", "timeout": "20ms"}`:            "latency_slo (50ms) must not be longer than timeout (20ms)",
 		`{"latency_slo": "50ms", "batch_wait_timeout": "50ms"}`: "must be shorter",
+
+		`{"caller_weights": {"a": 0}}`:   `caller_weights: the weight of "a" must be from 0.001 to 1000, got 0`,
+		`{"caller_weights": {"a": "x"}}`: `caller_weights must be an object whose values are numbers, not {"a": "x"}`,
+		`{"caller_weights": [1]}`:        "caller_weights must be an object, not [1]",
+		`{"queue_time_target": "-1s"}`:   "queue_time_target must not be negative, got -1s",
+		`{"isolate_callers": 1}`:         "isolate_callers must be true or false",
 	} {
 		err := r.UpdateConfig(t.Context(), "m", []byte(patch))
 		wantCode(t, err, serving.InvalidArgument)
