@@ -52,6 +52,7 @@ class Proxy:
         self._target = host, int(port)
         self._rng = rng
         self.toxics: Counter[str] = Counter()
+        self._tasks: set[asyncio.Future[None]] = set()  # asyncio itself holds none of them
         self._fair: dict[int, bool] = {}  # by the client's port
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -99,6 +100,7 @@ class Proxy:
             asyncio.ensure_future(self._pump(reader, back, toxic, passed)),
             asyncio.ensure_future(self._pump(there, writer, toxic, passed)),
         ]
+        self._tasks.update(ways)
         try:
             await asyncio.wait(ways)
         except asyncio.CancelledError:
@@ -106,6 +108,7 @@ class Proxy:
         finally:
             for way in ways:
                 way.cancel()
+                self._tasks.discard(way)
             for end in (back, writer):
                 end.close()
 

@@ -21,6 +21,8 @@ from shoal._batch import Batch
 from shoal._wire import U32, FrameReader, ProtocolError
 
 pytest.importorskip("numpy")
+# Hypothesis draws constants from the modules that are loaded; those that load late would change its draws.
+pytest.importorskip("werkzeug.datastructures")
 
 fuzz = settings(
     max_examples=int(os.environ.get("SHOAL_FUZZ", "100")),
