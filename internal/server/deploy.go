@@ -35,7 +35,7 @@ func (s *Server) RunScript(ctx context.Context, path string, replace bool, outpu
 	if err != nil {
 		return fmt.Errorf("running a file: %w", err)
 	}
-	script := exec.CommandContext(ctx, s.Deployer.Interpreter(), "-m", "shoal._app", absolute)
+	script := exec.CommandContext(ctx, s.Deployer.Interpreter(), "-m", "shoal._app", absolute) // #nosec G204 -- to run what its owner names is its purpose
 	// A process group of its own: an interrupt on the terminal is for the
 	// server, which then ends the file in good order.
 	script.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -92,10 +92,42 @@ func checkJSON(method, contentType string, body []byte) error {
 	if contentType == "" || (len(body) == 0 && (method == http.MethodGet || method == http.MethodHead)) || !isJSON(contentType) {
 		return nil
 	}
-	if json.Valid(body) && utf8.Valid(body) {
+	switch {
+	case tooDeep(body):
+		return serving.Errorf(serving.InvalidArgument, "the body is nested too deeply: at most %d levels of lists and objects are possible", maxDepth)
+	case json.Valid(body) && utf8.Valid(body):
 		return nil
 	}
 	return explainJSON(body)
+}
+
+// maxDepth is how deeply a body may be nested: less than what makes Python's decoder
+// give up, within a batch that holds others' queries.
+const maxDepth = 500
+
+// tooDeep reports whether lists and objects are nested too deeply. Nearly all bodies
+// have too few of them.
+func tooDeep(body []byte) bool {
+	if bytes.Count(body, []byte{'['})+bytes.Count(body, []byte{'{'}) <= maxDepth {
+		return false
+	}
+	depth, inString := 0, false
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case inString && c == '\\':
+			i++ // whatever is escaped
+		case c == '"':
+			inString = !inString
+		case inString:
+		case c == '[' || c == '{':
+			if depth++; depth > maxDepth {
+				return true
+			}
+		case c == ']' || c == '}':
+			depth--
+		}
+	}
+	return false
 }
 
 func isJSON(contentType string) bool {
