@@ -178,8 +178,8 @@ func (r *runtime) spawn(spec serving.ReplicaSpec) (*process, error) {
 		// Large batches go through the socket then, as elsewhere.
 		r.opts.Logger.Warn("no shared memory for a worker", "backend", spec.Backend, "replica", spec.Index, "error", err)
 	}
-	p.cmd = exec.Command(cmp.Or(r.spec.Interpreter, r.opts.Interpreter), "-m", "shoal._worker",
-		"--fd", strconv.Itoa(connFD), "--claims", strconv.Itoa(claimsFD))
+	python := cmp.Or(r.spec.Interpreter, r.opts.Interpreter)
+	p.cmd = exec.Command(python, "-m", "shoal._worker", "--fd", strconv.Itoa(connFD), "--claims", strconv.Itoa(claimsFD)) // #nosec G204 -- deployers choose it
 	p.cmd.ExtraFiles = []*os.File{theirs, claims.read}
 	if p.arena != nil {
 		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, p.arena.memory.file)
