@@ -93,7 +93,7 @@ func (h *Handle[In, Out]) Call(ctx context.Context, in In) (out Out, err error) 
 	if err != nil {
 		return out, err
 	}
-	if e.HasShadows() {
+	if e.HasShadows() || e.Watch() != nil {
 		return h.Remote(ctx, in).Get(ctx)
 	}
 	err = e.Try(h.shardKey, func(b serving.Backend) (err error) {
@@ -171,7 +171,8 @@ type remote[In, Out any] struct {
 	pool    *serving.TypedPool[In, Out]
 	call    *serving.Call
 
-	unwatch func() bool // ends the watch over the context; guarded by ref.mu
+	told    func(backend string, err error, trip batch.Trip) // is told of the end; may be nil
+	unwatch func() bool                                      // ends the watch over the context; guarded by ref.mu
 }
 
 func (h *Handle[In, Out]) newRemote(ctx context.Context, in In) *remote[In, Out] {
@@ -188,6 +189,7 @@ func (h *Handle[In, Out]) submit(q *remote[In, Out]) error {
 	if err != nil {
 		return err
 	}
+	q.told = e.Watch()
 	if err := e.Try(h.shardKey, q.submitTo); err != nil || !e.HasShadows() {
 		return err
 	}
@@ -251,6 +253,9 @@ func (q *remote[In, Out]) called(c *serving.Call) {
 }
 
 func (q *remote[In, Out]) finish(out Out, err error, trip batch.Trip) {
+	if q.told != nil {
+		q.told(q.backend, err, trip)
+	}
 	q.ref.finish(out, err, trip)
 	if q.query.Context.Done() == nil {
 		return // it is not watched

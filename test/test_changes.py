@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import SHOAL, Loads, Process, alive, ask, backend, deploy, run, sizes, until
+from harness import SHOAL, Keeper, Load, Loads, Process, alive, ask, backend, deploy, run, sizes, until
 from models import Journal
 
 import shoal
@@ -271,3 +271,82 @@ def test_a_model_of_arrays_is_warmed_up(client: serve.Client, journal: Journal) 
     deploy(client, "double", double, max_batch_size=4, warm_up=warm_up)
     assert journal.entries() == [[1, 3], [4, 3]]
     assert ask(client, "/double", "POST", json={"x": [1.0, 2.0, 3.0]}).json() == [2.0, 4.0, 6.0]
+
+
+class Version:
+    """A model that answers with a number and fails for a part of the queries."""
+
+    def __init__(self, version: str, score: float = 0.5, broken: bool = False) -> None:
+        self._version, self._score, self._broken = version, score, broken
+
+    def __call__(self, request: Any) -> dict[str, Any]:
+        if self._broken and serve.context.web:
+            raise RuntimeError("broken")
+        return {"version": self._version, "score": self._score}
+
+
+@pytest.fixture
+def v1(client: serve.Client) -> None:
+    client.create_backend("m:v1", Version, "v1")
+    client.create_endpoint("m", backend="m:v1", route="/m")
+
+
+def over(client: serve.Client) -> dict[str, Any]:
+    """The canary once it has ended."""
+    until(lambda: (client.canary("m") or {})["state"] not in ("comparing", "shifting"), "the canary to end")
+    return client.canary("m") or {}
+
+
+def traffic(client: serve.Client) -> dict[str, float]:
+    shares: dict[str, float] = client.list_endpoints()["m"]["traffic"]
+    return shares
+
+
+@pytest.mark.usefixtures("v1")
+def test_a_canary_is_compared_takes_over_and_loses_no_query(client: serve.Client) -> None:
+    client.create_backend("m:v2", Version, "v2", 0.5000001)
+    keeper = Keeper(client.http_address)
+    with Load(lambda _: keeper.get("/m"), 4) as load:
+        compare = {"ignore": ["version"]}
+        options = {"steps": [0.3], "step_time": 0.2, "min_queries": 10, "min_compared": 20}
+        client.start_canary("m", "m:v2", compare=compare, **options)
+        ended = over(client)
+        load.more(10)
+    assert ended["state"] == "promoted", ended
+    assert ended["comparison"]["different"] == 0
+    assert ended["comparison"]["compared"] >= 20
+    assert traffic(client) == {"m:v2": 1}
+    assert load.errors == {}
+    assert {status for status, _ in load.answers.values()} == {200}
+
+
+@pytest.mark.usefixtures("v1")
+def test_a_canary_that_answers_differently_gets_no_traffic(client: serve.Client) -> None:
+    client.create_backend("m:v2", Version, "v1", 0.6)
+    keeper = Keeper(client.http_address)
+    with Load(lambda _: keeper.get("/m"), 4) as load:
+        client.start_canary("m", "m:v2", compare={"tolerance": 0.01}, step_time=0.2)
+        ended = over(client)
+    assert ended["state"] == "rolled_back", ended
+    assert "score: 0.5, and 0.6" in ended["reason"]
+    assert ended["canary"]["queries"] == 0
+    assert traffic(client) == {"m:v1": 1}
+    assert load.errors == {}
+    assert b"0.6" not in b"".join(body for _, body in load.answers.values())
+
+
+@pytest.mark.usefixtures("v1")
+def test_a_canary_whose_queries_fail_is_turned_back(client: serve.Client) -> None:
+    client.create_backend("m:v2", Version, "v2", 0.5, True)
+    keeper = Keeper(client.http_address)
+    with Load(lambda _: keeper.get("/m"), 4) as load:
+        client.start_canary("m", "m:v2", steps=[0.3], step_time="1h")
+        ended = over(client)
+        mark = load.mark + 4  # beyond those that are under way
+        load.more(50)
+    assert ended["state"] == "rolled_back", ended
+    assert "queries failed" in ended["reason"]
+    assert traffic(client) == {"m:v1": 1}
+    assert {status for status, _ in load.since(mark)} == {200}
+    said = run([SHOAL, "--server", client.address, "canary", "status", "m"])
+    assert said.output.startswith("m:v2: rolled_back"), said.said

@@ -32,12 +32,14 @@ func newTraffic(t *target) *cobra.Command {
 			})
 		},
 	}
+	var compare bool
 	shadow := &cobra.Command{
 		Use:   "shadow ENDPOINT BACKEND=PROPORTION",
 		Short: "Send copies of queries to a backend whose answers are dropped",
 		Long: `Send a proportion of an endpoint's queries to a second backend too; nobody sees its answers.
 
   shoal traffic shadow adder adder:v2=0.1
+  shoal traffic shadow adder adder:v2=0.1 --compare     and compare its answers with the endpoint's
   shoal traffic shadow adder adder:v2=0                 stop it`,
 		Args:              args(cobra.ExactArgs(2)),
 		ValidArgsFunction: t.complete(endpointNames),
@@ -48,12 +50,17 @@ func newTraffic(t *target) *cobra.Command {
 			}
 			return t.change(c, func(client *admin.Client) (answer any, err error) {
 				for backend, proportion := range weights {
-					answer, err = client.Shadow(c.Context(), given[0], backend, proportion)
+					if compare {
+						answer, err = client.CompareShadow(c.Context(), given[0], backend, proportion, serving.Compare{})
+					} else {
+						answer, err = client.Shadow(c.Context(), given[0], backend, proportion)
+					}
 				}
 				return answer, err
 			})
 		},
 	}
+	shadow.Flags().BoolVar(&compare, "compare", false, "compare its answers with the endpoint's; shoal status counts those that differ")
 	return group("traffic", "Split an endpoint's traffic over backends", set, shadow)
 }
 
@@ -156,6 +163,8 @@ func inWords(result any) string {
 			panic(err)
 		}
 		return fmt.Sprintf("%s: %s, config %s", r.Name, r.State, config)
+	case serving.CanaryStatus:
+		return canaryInWords(r)
 	case admin.Reloaded:
 		return reloadedInWords(r)
 	case deleted:

@@ -77,6 +77,6 @@ free it takes every query that waits, up to max_batch_size, in one call.
 	flags.StringVar(&target.token, "token", "", "bearer `token` for a server on TCP (env SHOAL_TOKEN)")
 	flags.BoolVar(&target.json, "json", false, "write JSON for programs")
 	root.AddCommand(newServe(target), newStatus(target), newQuery(target), newVerify(target), newLogs(target), newTraffic(target),
-		newBackend(target), newEndpoint(target), newReload(target), newConfig(target), newKey(target), newVersion(target))
+		newBackend(target), newEndpoint(target), newReload(target), newCanary(target), newConfig(target), newKey(target), newVersion(target))
 	return root
 }

@@ -66,6 +66,15 @@ func writeStatus(out io.Writer, s admin.Status) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	for _, e := range s.Endpoints {
+		for _, shadow := range slices.Sorted(maps.Keys(e.Comparisons)) {
+			c := e.Comparisons[shadow]
+			fmt.Fprintf(out, "\n%s, shadow %s: %d answers compared, %s\n", e.Name, shadow, c.Compared, paint(out, c.Different == 0, fmt.Sprintf("%d differ", c.Different)))
+		}
+		if e.Canary != nil {
+			fmt.Fprintf(out, "\n%s, canary %s\n", e.Name, canaryInWords(*e.Canary))
+		}
+	}
 	for _, b := range s.Backends {
 		for _, r := range b.Replicas {
 			if r.Error != "" {

@@ -147,6 +147,7 @@ func (s *Server) assemble(library string, artifacts artifact.Store) {
 	log := s.opts.Logger
 	metrics := telemetry.New()
 	metrics.Watch(s.Registry)
+	s.Registry.LogCanaries(log)
 	lines := telemetry.NewLines(s.opts.Output)
 	s.prober = serving.NewProber(s.Registry)
 	s.Deployer = python.NewDeployer(python.Options{

@@ -258,6 +258,9 @@ func (a *application) endpoints(t *table) error {
 			return fmt.Errorf("endpoint %q: %w", name, err)
 		}
 		old := before[name]
+		if old != nil && old.watch != nil && reflect.DeepEqual(weights(e.traffic), old.watch.before) {
+			e.traffic, e.shadows, e.watch = old.traffic, old.shadows, old.watch // its canary goes on
+		}
 		if old != nil && reflect.DeepEqual(old.Example, e.Example) {
 			e.Example = old.Example // what proved itself with it need not again
 		}

@@ -95,12 +95,12 @@ func (c *Call) answerItem() {
 		c.Response.Item = item.Clone()
 		c.writing.Go(func() { // ends with the text; Close waits for it
 			c.writeItem(npy)
-			c.Done(c)
+			c.finish()
 		})
 		return
 	}
 	c.writeItem(npy)
-	c.Done(c)
+	c.finish()
 }
 
 // writeItem writes an answer that is an array: in .npy if the client asked for it, else

@@ -145,6 +145,10 @@ type EndpointStatus struct {
 	Traffic map[string]float64 `json:"traffic"`
 	Shadows map[string]float64 `json:"shadows"`
 	Example *Example           `json:"example,omitempty"`
+	// Comparisons are of the shadows whose answers are compared.
+	Comparisons map[string]ComparisonStatus `json:"comparisons,omitempty"`
+	// Canary is the one that runs, or the last that ran.
+	Canary *CanaryStatus `json:"canary,omitempty"`
 }
 
 // Observer is told what a backend does, for metrics. It is called on the way of

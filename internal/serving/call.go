@@ -50,6 +50,7 @@ type Call struct {
 	writing *sync.WaitGroup              // of that backend
 	query   batch.Query[*Call, Response] // for backends that compute calls as they are
 	typed   any                          // for backends that decode calls first: their query
+	watched *watched                     // nil unless the call's end is watched
 }
 
 // Withdraw takes a call that was submitted out of its backend's queue. It

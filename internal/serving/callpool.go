@@ -53,6 +53,7 @@ func (p CallPool) Withdraw(c *Call) bool {
 	withdrawn := p.WithdrawQuery(&c.query)
 	if withdrawn {
 		c.releaseRow()
+		c.left(p.timeout())
 	}
 	return withdrawn
 }
@@ -62,7 +63,7 @@ func answered(q *batch.Query[*Call, Response]) {
 	c.Response, c.Err, c.Trip = q.Out, q.Err, q.Trip
 	c.releaseRow()
 	if c.Err != nil || c.Response.Item.IsZero() {
-		c.Done(c)
+		c.finish()
 		return
 	}
 	c.answerItem()
@@ -119,7 +120,11 @@ func (p *TypedPool[In, Out]) Submit(c *Call) error {
 
 // Withdraw implements [Backend].
 func (p *TypedPool[In, Out]) Withdraw(c *Call) bool {
-	return p.WithdrawQuery(&c.typed.(*typedCall[In, Out]).query)
+	withdrawn := p.WithdrawQuery(&c.typed.(*typedCall[In, Out]).query)
+	if withdrawn {
+		c.left(p.timeout())
+	}
+	return withdrawn
 }
 
 func (t *typedCall[In, Out]) answered(q *batch.Query[In, Out]) {
@@ -128,7 +133,7 @@ func (t *typedCall[In, Out]) answered(q *batch.Query[In, Out]) {
 	if c.Err = ModelFailure(t.pool.Name(), q.Err, q.Trip); c.Err == nil {
 		c.Response, c.Err = guard(func() (Response, error) { return t.pool.codec.Encode(c, q.Out) })
 	}
-	c.Done(c)
+	c.finish()
 }
 
 // guard calls a codec and turns its panic into an error of this query.

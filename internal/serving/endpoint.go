@@ -55,6 +55,7 @@ type Endpoint struct {
 	traffic  []share
 	shadows  []share
 	prompt   bool
+	watch    *watch // nil unless a canary runs
 }
 
 // share is a backend's part of an endpoint's traffic.
@@ -62,6 +63,8 @@ type share struct {
 	backend Backend
 	weight  float64
 	upTo    float64 // the sum of the weights up to and including this one
+
+	comparison *comparison // of a shadow's answers; nil: they are dropped
 }
 
 // Takes reports whether the endpoint's route takes the HTTP method. A route
@@ -160,27 +163,99 @@ func (e *Endpoint) Send(call *Call) (Backend, error) {
 		taker, call.Backend = b, b
 		return b.Submit(call)
 	}
-	if len(e.shadows) == 0 {
+	if e.watch == nil && len(e.shadows) == 0 {
 		err := e.Try(call.ShardKey, submit)
 		return taker, err
+	}
+	copies := e.copies()
+	w, pairs := e.watched(copies)
+	submit = func(b Backend) error {
+		taker, call.Backend, call.watched = b, b, w
+		if w != nil {
+			w.backend = b.Name()
+		}
+		return b.Submit(call)
 	}
 	original := Call{
 		Origin: call.Origin, Request: call.Request, Args: call.Args, Method: call.Method, Caller: call.Caller, Priority: call.Priority,
 	}
 	if err := e.Try(call.ShardKey, submit); err != nil {
+		if w != nil {
+			call.watched = nil
+			w.ended(blamed(err, 0))
+		}
 		return taker, err
 	}
-	e.Shadows(func(ctx context.Context, cancel context.CancelFunc, b Backend) {
-		copied := &Call{
-			Context: ctx, Origin: original.Origin, Request: original.Request, Args: original.Args, Method: original.Method,
-			Caller: original.Caller, Priority: original.Priority,
-			Backend: b, Done: func(*Call) { cancel() },
-		}
-		if b.Submit(copied) != nil {
-			cancel() // a shadow that is full counts it in its own metrics
-		}
-	})
+	for i, s := range copies {
+		s.copy(&original, pairs[i])
+	}
 	return taker, nil
+}
+
+// copies are the shadows that get a copy of a query.
+func (e *Endpoint) copies() (chosen []share) {
+	for _, s := range e.shadows {
+		if rand.Float64() < s.weight {
+			chosen = append(chosen, s)
+		}
+	}
+	return chosen
+}
+
+// watched is what a call carries whose end is to be counted or compared, and
+// its pairs by its copies; nil for a call that is neither.
+func (e *Endpoint) watched(copies []share) (w *watched, pairs []*pair) {
+	pairs = make([]*pair, len(copies))
+	for i, s := range copies {
+		if s.comparison == nil {
+			continue
+		}
+		if pairs[i] = s.comparison.begin(); pairs[i] != nil {
+			if w == nil {
+				w = &watched{}
+			}
+			w.pairs = append(w.pairs, pairs[i])
+		}
+	}
+	if w == nil && e.watch != nil {
+		w = &watched{}
+	}
+	if w != nil {
+		w.watch = e.watch
+	}
+	return w, pairs
+}
+
+// copy sends a copy of a call to the shadow, whose answer is the pair's, if
+// there is one. It has what time the shadow allows, not the caller's, who may
+// leave earlier.
+func (s share) copy(original *Call, p *pair) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(s.backend.Config().Timeout))
+	copied := *original
+	copied.Context, copied.Backend = ctx, s.backend
+	copied.Done = func(c *Call) {
+		cancel()
+		if p != nil {
+			p.set(1, c)
+		}
+	}
+	if s.backend.Submit(&copied) != nil {
+		cancel() // a shadow that is full counts it in its own metrics
+		if p != nil {
+			p.abandon()
+		}
+	}
+}
+
+// Watch returns what is to be told of each query's end that came by a typed
+// handle; nil while no canary runs.
+func (e *Endpoint) Watch() func(backend string, err error, trip batch.Trip) {
+	if e.watch == nil {
+		return nil
+	}
+	return func(backend string, err error, trip batch.Trip) {
+		e.watch.count(backend, err != nil && blamed(err, 0), trip)
+	}
 }
 
 // Prompt reports whether Submit returns soon, whatever the model: no backend of the

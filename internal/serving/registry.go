@@ -26,6 +26,9 @@ type Registry struct {
 	retiring  sync.WaitGroup // replaced backends that finish their queries
 	stop      context.CancelCauseFunc
 	ctx       context.Context // ends when retiring backends must give up
+
+	comparing sync.WaitGroup // answers of shadows
+	canaries  canaries
 }
 
 type table struct {
@@ -201,6 +204,7 @@ func (r *Registry) DeleteEndpoint(name string) error {
 func (r *Registry) SetTraffic(endpoint string, weights map[string]float64) error {
 	return r.changeEndpoint(endpoint, func(e *Endpoint, t *table) (err error) {
 		e.traffic, err = newTraffic(weights, t.backends)
+		e.watch = nil // a canary does not go on over somebody's head
 		return err
 	})
 }
@@ -238,7 +242,7 @@ func (r *Registry) Endpoints() []*Endpoint {
 func (r *Registry) EndpointStatuses() []EndpointStatus {
 	statuses := []EndpointStatus{}
 	for _, e := range r.Endpoints() {
-		statuses = append(statuses, e.status())
+		statuses = append(statuses, r.describe(e))
 	}
 	return statuses
 }
@@ -249,7 +253,7 @@ func (r *Registry) EndpointStatus(name string) (EndpointStatus, error) {
 	if err != nil {
 		return EndpointStatus{}, err
 	}
-	return e.status(), nil
+	return r.describe(e), nil
 }
 
 // BackendStatuses returns the status of all backends in the order of their names.
@@ -269,6 +273,7 @@ func (r *Registry) Close(ctx context.Context) error {
 	backends := r.table.Load().backends
 	r.mu.Unlock()
 	defer context.AfterFunc(ctx, func() { r.stop(context.Cause(ctx)) })()
+	r.canaries.close()
 
 	errs := make([]error, len(backends))
 	var closing sync.WaitGroup
@@ -277,6 +282,7 @@ func (r *Registry) Close(ctx context.Context) error {
 	}
 	closing.Wait()
 	r.retiring.Wait()
+	r.comparing.Wait()
 	r.stop(nil)
 	return errors.Join(errs...)
 }

@@ -1,6 +1,7 @@
 package serving_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type model struct {
 	fn      batch.Func[string, string]
 	initErr error
+	format  serving.Format // of its answers; 0: text
 	starts  atomic.Int32
 	closes  atomic.Int32
 }
@@ -37,7 +39,7 @@ func (m *model) build(name string, config serving.Config) serving.Build {
 		codec := serving.Codec[string, string]{
 			Decode: func(c *serving.Call) (string, error) { return string(c.Args.Payload), nil },
 			Encode: func(_ *serving.Call, out string) (serving.Response, error) {
-				return serving.Response{Format: serving.Text, Body: []byte(out)}, nil
+				return serving.Response{Format: cmp.Or(m.format, serving.Text), Body: []byte(out)}, nil
 			},
 		}
 		return serving.NewTypedPool(ctx, name, serving.Model[string, string]{Kind: "go", Runtime: runtime}, codec, config, serving.Deps{})

@@ -176,6 +176,7 @@ func (deployed) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
 func (d deployed) Collect(out chan<- prometheus.Metric) {
+	d.rollouts(out)
 	for _, b := range d.registry.BackendStatuses() {
 		name := label(b.Name)
 		count := func(desc *prometheus.Desc, n uint64, labels ...string) {
@@ -220,3 +221,23 @@ func (d deployed) Collect(out chan<- prometheus.Metric) {
 }
 
 var allStates = []serving.State{serving.StateStarting, serving.StateReady, serving.StateFailed, serving.StateCrashLooping, serving.StateDraining, serving.StateStopped}
+
+var (
+	compared = prometheus.NewDesc("shoal_shadow_compared_total", "Answers of shadows by how they compare with the endpoint's.", []string{"endpoint", "backend", "result"}, nil)
+	canary   = prometheus.NewDesc("shoal_canary_weight", "Share of the traffic that a canary gets.", []string{"endpoint", "backend", "state"}, nil)
+)
+
+// rollouts collects what endpoints count of shadows and canaries.
+func (d deployed) rollouts(out chan<- prometheus.Metric) {
+	for _, e := range d.registry.EndpointStatuses() {
+		name := label(e.Name)
+		for shadow, c := range e.Comparisons {
+			for result, n := range map[string]uint64{"same": c.Same, "different": c.Different, "dropped": c.Dropped} {
+				out <- prometheus.MustNewConstMetric(compared, prometheus.CounterValue, float64(n), name, label(shadow), result)
+			}
+		}
+		if c := e.Canary; c != nil {
+			out <- prometheus.MustNewConstMetric(canary, prometheus.GaugeValue, c.Weight, name, label(c.Backend), string(c.State))
+		}
+	}
+}

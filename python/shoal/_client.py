@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from . import _address, _link
@@ -162,13 +163,49 @@ class Client:
         """
         self._call("PUT", at("endpoints", endpoint, "traffic"), dict(traffic))
 
-    def shadow_traffic(self, endpoint: str, backend: str, proportion: float) -> None:
+    def shadow_traffic(
+        self, endpoint: str, backend: str, proportion: float, *, compare: Mapping[str, Any] | None = None
+    ) -> None:
         """Send a copy of that part (0 to 1) of an endpoint's queries to backend too; its answers are dropped.
 
-        0 stops it.
+        0 stops it. compare: count in status() how the answers differ from the endpoint's, with the keys
+        tolerance (1e-5), top_k and ignore, all of them optional.
         """
-        body = {"backend": backend, "proportion": proportion}
+        body: dict[str, Any] = {"backend": backend, "proportion": proportion}
+        if compare is not None:
+            body["compare"] = dict(compare)
         self._call("PUT", at("endpoints", endpoint, "shadow"), body)
+
+    def start_canary(self, endpoint: str, backend: str, **options: Any) -> dict[str, Any]:
+        """Have a backend take over an endpoint's traffic in steps; it is turned back when it does worse.
+
+        options: steps ([0.05, 0.25, 0.5, 1]), step_time ("1m"), min_queries (50), max_error_rate,
+        max_latency_ratio, compare ({"tolerance": 1e-5, "top_k": 0, "ignore": []}: answers to copies are
+        compared first), min_compared (100), max_different (0). Returns its status, as canary() does later.
+        """
+        sent = {
+            key: value.total_seconds() if isinstance(value, timedelta) else value
+            for key, value in options.items()
+        }
+        started: dict[str, Any] = self._call(
+            "PUT", at("endpoints", endpoint, "canary"), {"backend": backend, **sent}
+        )
+        return started
+
+    def canary(self, endpoint: str) -> dict[str, Any] | None:
+        """The canary of an endpoint that runs, or the last one; None if there was none."""
+        found: dict[str, Any] | None = self._call("GET", at("endpoints", endpoint)).get("canary")
+        return found
+
+    def abort_canary(self, endpoint: str) -> dict[str, Any]:
+        """Turn an endpoint's canary back to the traffic before it."""
+        ended: dict[str, Any] = self._call("DELETE", at("endpoints", endpoint, "canary"))
+        return ended
+
+    def promote_canary(self, endpoint: str) -> dict[str, Any]:
+        """Give an endpoint's canary all of the traffic now."""
+        ended: dict[str, Any] = self._call("POST", at("endpoints", endpoint, "canary", "promote"))
+        return ended
 
     def get_handle(self, endpoint: str) -> Handle:
         """A handle that calls an endpoint. Raises EndpointNotFound."""

@@ -23,7 +23,9 @@ __all__ = [
     "Array",
     "Client",
     "Context",
+    "abort_canary",
     "accept_batch",
+    "canary",
     "connect",
     "context",
     "create_backend",
@@ -35,10 +37,12 @@ __all__ = [
     "init",
     "list_backends",
     "list_endpoints",
+    "promote_canary",
     "set_traffic",
     "shadow_traffic",
     "shutdown",
     "start",
+    "start_canary",
     "status",
     "update_backend_config",
 ]
@@ -170,9 +174,31 @@ def set_traffic(endpoint: str, traffic: Mapping[str, float]) -> None:
     _current().set_traffic(endpoint, traffic)
 
 
-def shadow_traffic(endpoint: str, backend: str, proportion: float) -> None:
+def shadow_traffic(
+    endpoint: str, backend: str, proportion: float, *, compare: Mapping[str, Any] | None = None
+) -> None:
     """Copy a part of an endpoint's traffic to a backend; see Client.shadow_traffic."""
-    _current().shadow_traffic(endpoint, backend, proportion)
+    _current().shadow_traffic(endpoint, backend, proportion, compare=compare)
+
+
+def start_canary(endpoint: str, backend: str, **options: Any) -> dict[str, Any]:
+    """Have a backend take over an endpoint's traffic in steps; see Client.start_canary."""
+    return _current().start_canary(endpoint, backend, **options)
+
+
+def canary(endpoint: str) -> dict[str, Any] | None:
+    """The canary of an endpoint that runs, or the last one; None if there was none."""
+    return _current().canary(endpoint)
+
+
+def abort_canary(endpoint: str) -> dict[str, Any]:
+    """Turn an endpoint's canary back to the traffic before it."""
+    return _current().abort_canary(endpoint)
+
+
+def promote_canary(endpoint: str) -> dict[str, Any]:
+    """Give an endpoint's canary all of the traffic now."""
+    return _current().promote_canary(endpoint)
 
 
 def get_handle(endpoint: str) -> Handle:

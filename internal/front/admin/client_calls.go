@@ -123,7 +123,36 @@ func (c *Client) SetTraffic(ctx context.Context, endpoint string, weights map[st
 
 // Shadow copies a proportion of an endpoint's queries to a backend; 0 stops it.
 func (c *Client) Shadow(ctx context.Context, endpoint, backend string, proportion float64) (serving.EndpointStatus, error) {
-	return c.endpoint(ctx, http.MethodPut, endpoint, "/shadow", shadowSpec{backend, &proportion})
+	return c.endpoint(ctx, http.MethodPut, endpoint, "/shadow", shadowSpec{Backend: backend, Proportion: &proportion})
+}
+
+// CompareShadow is Shadow that has the answers compared with the endpoint's.
+func (c *Client) CompareShadow(ctx context.Context, endpoint, backend string, proportion float64, how serving.Compare) (serving.EndpointStatus, error) {
+	return c.endpoint(ctx, http.MethodPut, endpoint, "/shadow", shadowSpec{backend, &proportion, &how})
+}
+
+// StartCanary has a backend take over an endpoint's traffic in steps.
+func (c *Client) StartCanary(ctx context.Context, endpoint string, spec serving.CanarySpec) (serving.CanaryStatus, error) {
+	return c.canary(ctx, http.MethodPut, endpoint, "/canary", spec)
+}
+
+// AbortCanary turns an endpoint's canary back.
+func (c *Client) AbortCanary(ctx context.Context, endpoint string) (serving.CanaryStatus, error) {
+	return c.canary(ctx, http.MethodDelete, endpoint, "/canary", nil)
+}
+
+// PromoteCanary gives an endpoint's canary all of the traffic now.
+func (c *Client) PromoteCanary(ctx context.Context, endpoint string) (serving.CanaryStatus, error) {
+	return c.canary(ctx, http.MethodPost, endpoint, "/canary/promote", nil)
+}
+
+func (c *Client) canary(ctx context.Context, method, endpoint, suffix string, v any) (s serving.CanaryStatus, err error) {
+	path, err := pathOf("endpoints", endpoint, suffix)
+	if err != nil {
+		return s, err
+	}
+	err = c.call(ctx, method, path, v, &s)
+	return s, err
 }
 
 func (c *Client) endpoint(ctx context.Context, method, name, suffix string, v any) (e serving.EndpointStatus, err error) {

@@ -17,6 +17,8 @@ type endpointList struct {
 type shadowSpec struct {
 	Backend    string   `json:"backend"`
 	Proportion *float64 `json:"proportion"`
+	// Compare, if given, has the answers compared with the endpoint's.
+	Compare *serving.Compare `json:"compare,omitempty"`
 }
 
 func (f *Front) createEndpoint(w http.ResponseWriter, r *http.Request) error {
@@ -46,13 +48,23 @@ func (f *Front) visible(who *auth.Identity) []serving.EndpointStatus {
 	if who.May(auth.Deploy) {
 		return all
 	}
-	return slices.DeleteFunc(all, func(e serving.EndpointStatus) bool { return !who.Reaches(e.Name) })
+	all = slices.DeleteFunc(all, func(e serving.EndpointStatus) bool { return !who.Reaches(e.Name) })
+	for i := range all {
+		all[i].Comparisons, all[i].Canary = nil, nil // with samples of others' answers
+	}
+	return all
 }
 
 func (f *Front) getEndpoint(w http.ResponseWriter, r *http.Request) error {
 	if who := identityOf(r); !who.May(auth.Deploy) {
 		if err := who.AllowQuery(r.PathValue("name")); err != nil {
 			return err
+		}
+		for _, e := range f.visible(who) {
+			if e.Name == r.PathValue("name") {
+				f.writeJSON(w, r, http.StatusOK, e)
+				return nil
+			}
 		}
 	}
 	return f.writeEndpoint(w, r, http.StatusOK)
@@ -87,7 +99,13 @@ func (f *Front) setShadow(w http.ResponseWriter, r *http.Request) error {
 		return serving.Errorf(serving.InvalidArgument, "shadow traffic: proportion is missing; give 0 to stop it")
 	}
 	note(r, "backend", spec.Backend, "proportion", *spec.Proportion)
-	if err := f.opts.Registry.Shadow(r.PathValue("name"), spec.Backend, *spec.Proportion); err != nil {
+	var err error
+	if spec.Compare != nil {
+		err = f.opts.Registry.CompareShadow(r.PathValue("name"), spec.Backend, *spec.Proportion, *spec.Compare)
+	} else {
+		err = f.opts.Registry.Shadow(r.PathValue("name"), spec.Backend, *spec.Proportion)
+	}
+	if err != nil {
 		return err
 	}
 	return f.writeEndpoint(w, r, http.StatusOK)

@@ -129,11 +129,15 @@ func New(opts Options) *Front {
 		"DELETE /v1/endpoints/{name}":      {f.deleteEndpoint, "delete endpoint", deployers},
 		"PUT /v1/endpoints/{name}/traffic": {f.setTraffic, "set traffic", deployers},
 		"PUT /v1/endpoints/{name}/shadow":  {f.setShadow, "set shadow traffic", deployers},
+		"PUT /v1/endpoints/{name}/canary":  {f.startCanary, "start canary", deployers},
 		"POST /v1/endpoints/{name}/query":  {f.query, "", askers},
 		"POST /v1/endpoints/{name}/verify": {f.verify, "", deployers},
 		"GET /v1/logs":                     {f.logs, "", admins},
 		"GET /v1/link":                     {f.link, "", askers},
 		"POST /v1/reload":                  {f.reload, "reload", admins},
+
+		"DELETE /v1/endpoints/{name}/canary":       {f.abortCanary, "abort canary", deployers},
+		"POST /v1/endpoints/{name}/canary/promote": {f.promoteCanary, "promote canary", deployers},
 	} {
 		f.mux.HandleFunc(pattern, f.handle(c))
 	}
