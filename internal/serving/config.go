@@ -64,6 +64,11 @@ type Config struct {
 	// IdleTimeout is how long there must be no query before all replicas are
 	// stopped; the next query starts one and waits for it. Default none: never.
 	IdleTimeout Duration `json:"idle_timeout,omitempty"`
+	// MemoryLimit, CPUTimeLimit and OpenFilesLimit bound what one worker process
+	// may use, on Linux. Default none.
+	MemoryLimit    Size     `json:"memory_limit,omitempty"`
+	CPUTimeLimit   Duration `json:"cpu_time_limit,omitempty"`
+	OpenFilesLimit int      `json:"open_files_limit,omitempty"`
 	// WarmUp is what a replica computes before it gets queries. Nil: the
 	// examples of the endpoints that the backend serves when it is started.
 	WarmUp *WarmUp `json:"warm_up,omitempty"`
@@ -167,7 +172,7 @@ func (c Config) validate(set map[string]json.RawMessage) error {
 	case c.BatchWaitTimeout < 0:
 		return Errorf(InvalidArgument, "config: batch_wait_timeout must not be negative, got %v", time.Duration(c.BatchWaitTimeout))
 	}
-	for _, check := range []func() error{c.validateSLO, c.validateOverload, c.validateWatch, c.validateScale, c.validateEnv, c.WarmUp.check} {
+	for _, check := range []func() error{c.validateSLO, c.validateOverload, c.validateWatch, c.validateScale, c.validateLimits, c.validateEnv, c.WarmUp.check} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -221,6 +226,27 @@ func (c Config) validateWatch() error {
 		return Errorf(InvalidArgument, "config: batch_timeout must be at least %v, got %v; 0 means none", minBatchTimeout, batch)
 	case heartbeat != 0 && heartbeat < minHeartbeatTimeout:
 		return Errorf(InvalidArgument, "config: heartbeat_timeout must be at least %v, got %v; one of many hours is as good as none", minHeartbeatTimeout, heartbeat)
+	}
+	return nil
+}
+
+// The least with which a Python process can start.
+const (
+	minMemoryLimit    = 32 << 20
+	minCPUTimeLimit   = time.Second
+	minOpenFilesLimit = 16
+)
+
+// validateLimits refuses limits with which no worker could start.
+func (c Config) validateLimits() error {
+	cpu := time.Duration(c.CPUTimeLimit)
+	switch {
+	case c.MemoryLimit != 0 && c.MemoryLimit < minMemoryLimit:
+		return Errorf(InvalidArgument, "config: memory_limit must be at least 32MiB, got %d bytes; 0 means none", c.MemoryLimit)
+	case cpu != 0 && cpu < minCPUTimeLimit:
+		return Errorf(InvalidArgument, "config: cpu_time_limit must be at least %v, got %v; 0 means none", minCPUTimeLimit, cpu)
+	case c.OpenFilesLimit != 0 && c.OpenFilesLimit < minOpenFilesLimit:
+		return Errorf(InvalidArgument, "config: open_files_limit must be at least %d, got %d; 0 means none", minOpenFilesLimit, c.OpenFilesLimit)
 	}
 	return nil
 }
@@ -308,7 +334,8 @@ func (c Config) limits() batch.Limits {
 
 // needsRestart reports whether a change to next takes new replicas.
 func (c Config) needsRestart(next Config) bool {
-	return c.MaxConcurrentBatches != next.MaxConcurrentBatches || !maps.Equal(c.Env, next.Env) || c.coldFor(next)
+	return c.MemoryLimit != next.MemoryLimit || c.CPUTimeLimit != next.CPUTimeLimit || c.OpenFilesLimit != next.OpenFilesLimit ||
+		c.MaxConcurrentBatches != next.MaxConcurrentBatches || !maps.Equal(c.Env, next.Env) || c.coldFor(next)
 }
 
 // coldFor reports whether replicas that were warmed up never computed batches as

@@ -233,6 +233,9 @@ func TestScalingConfigsThatMakeNoSense(t *testing.T) {
 		`{"scale_down_delay": -1}`:               "scale_down_delay",
 		`{"batch_timeout": "1us"}`:               "batch_timeout must be at least 1ms",
 		`{"heartbeat_timeout": "1ms"}`:           "heartbeat_timeout must be at least 100ms",
+		`{"memory_limit": "1MiB"}`:               "memory_limit must be at least 32MiB",
+		`{"cpu_time_limit": "1ms"}`:              "cpu_time_limit must be at least 1s",
+		`{"open_files_limit": 3}`:                "open_files_limit must be at least 16",
 	} {
 		if _, err := serving.DecodeConfig(serving.Config{}, []byte(patch)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", patch, err)

@@ -194,6 +194,11 @@ func (r *runtime) spawn(spec serving.ReplicaSpec) (*process, error) {
 	if err := start(p.cmd); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting the interpreter: %w", err), p.close())
 	}
+	if err := limit(p.cmd.Process.Pid, spec.Config); err != nil {
+		p.kill()
+		_ = p.reap() // it was killed
+		return nil, err
+	}
 	if err := claims.inherited(); err != nil {
 		p.kill()
 		return nil, errors.Join(fmt.Errorf("preparing a pipe: %w", err), p.reap())

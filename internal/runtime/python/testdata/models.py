@@ -131,3 +131,16 @@ async def blocks_its_loop(requests, *, block=None):
     if block is not None and block[0]:
         asyncio.get_running_loop().call_later(0.05, time.sleep, 3600)
     return [os.getpid()] * len(requests)
+
+
+@serve.accept_batch
+def greedy(requests, *, mib=None, spin=None, files=None):
+    """Takes memory, processor time or files, and answers with its pid."""
+    if mib is not None:
+        taken = bytearray(mib[0] << 20)
+        del taken
+    while spin is not None:
+        pass
+    if files is not None:
+        taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(files[0])]
+    return [os.getpid()] * len(requests)
