@@ -63,7 +63,23 @@ type Config struct {
 	// IdleTimeout is how long there must be no query before all instances are
 	// stopped; the next query starts one and waits for it. Default 0: never.
 	IdleTimeout time.Duration
+	// OnBatchError says what becomes of a batch for which the function returns
+	// an error for all, panics, or returns another number of answers. Default
+	// [Isolate].
+	OnBatchError OnBatchError
 }
+
+// OnBatchError says what becomes of a batch that fails as a whole.
+type OnBatchError = serving.OnBatchError
+
+const (
+	// Isolate has it computed again in parts, until the guilty queries stand
+	// alone: only they fail, each with its own error.
+	Isolate = serving.Isolate
+	// FailAll fails all of its queries at once: for models whose calls have
+	// effects that must not be repeated.
+	FailAll = serving.FailAll
+)
 
 func (c Config) internal() (serving.Config, error) {
 	config := serving.Config{
@@ -71,7 +87,7 @@ func (c Config) internal() (serving.Config, error) {
 		MaxQueued: c.MaxQueued, MaxQueuedBytes: serving.Size(c.MaxQueuedBytes), MaxConcurrentBatches: c.MaxConcurrentBatches,
 		Timeout: serving.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback, BatchTimeout: serving.Duration(c.BatchTimeout),
 		QueueTimeTarget: serving.Duration(c.QueueTimeTarget), ComputeLate: c.ComputeLate,
-		CallerWeights: c.CallerWeights, IsolateCallers: c.IsolateCallers,
+		CallerWeights: c.CallerWeights, IsolateCallers: c.IsolateCallers, OnBatchError: c.OnBatchError,
 		MaxReplicas: c.MaxReplicas, ScaleUpQueueTime: serving.Duration(c.ScaleUpQueueTime), ScaleDownDelay: serving.Duration(c.ScaleDownDelay),
 		IdleTimeout: serving.Duration(c.IdleTimeout),
 	}
@@ -84,7 +100,7 @@ func newConfig(c serving.Config) Config {
 		MaxQueued: c.MaxQueued, MaxQueuedBytes: int64(c.MaxQueuedBytes), MaxConcurrentBatches: c.MaxConcurrentBatches,
 		Timeout: time.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback, BatchTimeout: time.Duration(c.BatchTimeout),
 		QueueTimeTarget: time.Duration(c.QueueTimeTarget), ComputeLate: c.ComputeLate,
-		CallerWeights: c.CallerWeights, IsolateCallers: c.IsolateCallers,
+		CallerWeights: c.CallerWeights, IsolateCallers: c.IsolateCallers, OnBatchError: c.OnBatchError,
 		MaxReplicas: c.MaxReplicas, ScaleUpQueueTime: time.Duration(c.ScaleUpQueueTime), ScaleDownDelay: time.Duration(c.ScaleDownDelay),
 		IdleTimeout: time.Duration(c.IdleTimeout),
 	}

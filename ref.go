@@ -109,7 +109,7 @@ func (r *Ref[Out]) Done() <-chan struct{} {
 // Trip tells how the query fared: how long it waited and computed, in how large
 // a batch, and why that batch left when it did. It is valid once Done is closed.
 func (r *Ref[Out]) Trip() Trip {
-	return Trip{Queued: r.trip.Queued, Computed: r.trip.Computed, BatchSize: r.trip.BatchSize, Reason: r.trip.Reason.String()}
+	return Trip{Queued: r.trip.Queued, Computed: r.trip.Computed, BatchSize: r.trip.BatchSize, Reason: r.trip.Reason.String(), Attempts: r.trip.Attempts}
 }
 
 // Trip is the story of an answered query.
@@ -117,7 +117,8 @@ type Trip struct {
 	Queued    time.Duration // from its arrival until a replica could begin its batch
 	Computed  time.Duration // from then until the batch was answered
 	BatchSize int           // queries in the batch; 0 if the query never ran
-	Reason    string        // why the batch left: free, full, hold, slo, timeout, deadline, key, cost or drain
+	Reason    string        // why the batch left: free, full, hold, slo, timeout, deadline, key, cost, drain or retry
+	Attempts  int           // how often it was computed: more than once if a batch it was in failed as a whole
 }
 
 // finish sets the answer. It is called once.

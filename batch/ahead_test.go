@@ -13,7 +13,7 @@ import (
 func TestWhatIsGivenBackAfterADrainThatEndedFails(t *testing.T) {
 	s := &scene{T: t, clock: newVirtualClock()}
 	s.Batcher = batch.New(options{Limits: batch.Limits{MaxBatchSize: 2}, Clock: s.clock})
-	s.replica = s.AttachAhead(1, 1, func(b *textBatch) { s.running = append(s.running, b) }, func(*textBatch) {})
+	s.replica = s.attachAhead()
 	begun := s.arrive("a")
 	ahead := s.arrive("b", "c")
 	check(t, "batches at the replica", len(s.running), 2)
@@ -43,7 +43,9 @@ func TestADetachedReplicaIsAskedForWhatItHasNotBegun(t *testing.T) {
 	s := &scene{T: t, clock: newVirtualClock()}
 	s.Batcher = batch.New(options{Limits: batch.Limits{MaxBatchSize: 2}, Clock: s.clock})
 	var old []*textBatch
-	s.replica = s.AttachAhead(1, 1, func(b *textBatch) { old = append(old, b) }, (*textBatch).Return)
+	s.replica = s.AttachReplica(batch.ReplicaOptions[string, string]{
+		Slots: 1, Ahead: 1, Run: func(b *textBatch) { old = append(old, b) }, Recall: (*textBatch).Return,
+	})
 	begun, ahead := s.arrive("a"), s.arrive("b", "c")
 	check(t, "batches at the replica", len(old), 2)
 	detached := s.replica.Detach()

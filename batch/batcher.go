@@ -3,6 +3,7 @@ package batch
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,6 +45,9 @@ type Limits struct {
 	// deadlines, by the service times learned so far. Else they are refused at once, or
 	// dropped as soon as that is certain.
 	ComputeLate bool
+	// OnError says what becomes of a batch that fails as a whole: by default it
+	// is split, so that only the guilty queries fail.
+	OnError OnError
 }
 
 func (l Limits) withDefaults() Limits {
@@ -123,6 +127,10 @@ type Batcher[In, Out any] struct {
 	running int       // queries in batches that are being computed
 	above   time.Time // since when the queue time is above its target; zero if it is not
 
+	isolations []*isolation[In, Out] // of batches that failed, the oldest first
+	suspects   int                   // queries in them that wait
+	lost       int                   // replicas that died, until others take their places
+
 	ending    atomic.Bool  // draining, for those who do not hold mu
 	answering atomic.Int64 // queries that were computed or dropped, until their Done returns
 
@@ -159,7 +167,7 @@ func (b *Batcher[In, Out]) Submit(q *Query[In, Out]) error {
 	if err != nil {
 		return b.refuse(err)
 	}
-	q.Trip, q.Err, q.split = Trip{}, nil, nil
+	q.admitted()
 	now := b.opts.Clock.Now()
 
 	b.mu.Lock()
@@ -272,37 +280,6 @@ func (b *Batcher[In, Out]) push(q *Query[In, Out], key string, now time.Time) *g
 	return g
 }
 
-// Withdraw takes a query out of the queue. It reports true if the query had
-// not left for a replica: then it will not run and Done will not be called.
-// Of a query that was split it takes out the parts that still wait; while other
-// parts are being computed it reports false, and Done will be called with an
-// error.
-func (b *Batcher[In, Out]) Withdraw(q *Query[In, Out]) bool {
-	var work work[In, Out]
-	b.mu.Lock()
-	withdrawn := b.withdraw(q)
-	if b.free == 0 && b.ahead > 0 { // it may have stood before a full batch, which can be sent ahead now
-		b.dispatch(b.opts.Clock.Now(), &work)
-	}
-	b.mu.Unlock()
-	b.do(&work)
-	return withdrawn
-}
-
-// withdraw is Withdraw with mu held.
-func (b *Batcher[In, Out]) withdraw(q *Query[In, Out]) bool {
-	if q.split != nil {
-		return b.withdrawParts(q.split)
-	}
-	if q.group == nil {
-		return false
-	}
-	b.remove(q)
-	b.stats.Dropped++
-	b.checkIdle()
-	return true
-}
-
 // Update changes the limits; zero fields take their defaults. Queries that
 // wait are judged by the new limits from now on.
 func (b *Batcher[In, Out]) Update(l Limits) {
@@ -362,7 +339,12 @@ func (b *Batcher[In, Out]) Drain(ctx context.Context) error {
 	for q := b.waiting.oldest; q != nil; q = b.waiting.oldest {
 		b.drop(q, ErrDraining, &rest)
 	}
-	stranded += len(rest.dropped)
+	for _, s := range slices.Clone(b.isolations) {
+		for _, q := range s.waiting() {
+			b.drop(q, ErrDraining, &rest)
+		}
+	}
+	stranded += len(rest.done)
 	b.mu.Unlock()
 	b.do(&rest)
 	return fmt.Errorf("draining backend %q: %d queries were not answered: %w", b.opts.Name, stranded, context.Cause(ctx))
@@ -389,7 +371,7 @@ func (b *Batcher[In, Out]) countSize(n int) {
 
 // checkIdle closes idle once a draining batcher has nothing left. mu is held.
 func (b *Batcher[In, Out]) checkIdle() {
-	if !b.draining || b.waiting.len+b.running+int(b.answering.Load()) > 0 {
+	if !b.draining || b.waiting.len+b.suspects+b.running+int(b.answering.Load()) > 0 {
 		return
 	}
 	select {
@@ -405,7 +387,7 @@ func (b *Batcher[In, Out]) checkIdle() {
 type Stats struct {
 	Admitted uint64 // queries taken in
 	Refused  uint64 // queries refused by Submit
-	Dropped  uint64 // queries that left before a batch formed: for all reasons
+	Dropped  uint64 // queries that left before a batch formed, or while they waited to be computed again
 	Evicted  uint64 // of these, those that made room for others
 	Late     uint64 // of these, those that could not have been answered by their deadline
 	Answered uint64 // queries a replica answered, with a result
@@ -414,6 +396,13 @@ type Stats struct {
 	// Ahead counts the batches that left for a replica that was still busy,
 	// Returned those that it gave back before it began them.
 	Ahead, Returned uint64
+	// Isolated counts the batches that failed as a whole and were computed again
+	// in parts, which count as batches with the reason Retry; Poison the queries that
+	// were refused because replicas ended with them.
+	Isolated, Poison uint64
+	// Wasted is the time for which replicas computed queries that nobody waited
+	// for any more: of each batch the share of those that were withdrawn.
+	Wasted time.Duration
 	// Sizes counts the batches by their number of queries.
 	Sizes map[int]uint64
 	// Reasons counts the batches by Reason.
@@ -436,7 +425,7 @@ func (b *Batcher[In, Out]) Stats() Stats {
 			s.Sizes[size] = n
 		}
 	}
-	s.Queued, s.Running = b.waiting.len, b.running
+	s.Queued, s.Running = b.waiting.len+b.suspects, b.running
 	return s
 }
 

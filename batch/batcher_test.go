@@ -37,6 +37,13 @@ func newScene(t *testing.T, opts options) *scene {
 	return s
 }
 
+// attachAhead attaches a replica that is sent one batch ahead and keeps it.
+func (s *scene) attachAhead() *batch.Replica[string, string] {
+	return s.AttachReplica(batch.ReplicaOptions[string, string]{
+		Slots: 1, Ahead: 1, Run: func(b *textBatch) { s.running = append(s.running, b) }, Recall: func(*textBatch) {},
+	})
+}
+
 // outcome is a query and what became of it.
 type outcome struct {
 	textQuery
@@ -579,6 +586,6 @@ func TestOnBatchSeesEachBatchBeforeItsAnswersGoOut(t *testing.T) {
 }
 
 func TestReasonsAndOriginsHaveNames(t *testing.T) {
-	check(t, "reasons", fmt.Sprint(batch.Reasons()), "[free full timeout deadline key cost drain hold slo]")
+	check(t, "reasons", fmt.Sprint(batch.Reasons()), "[free full timeout deadline key cost drain hold slo retry]")
 	check(t, "origins", fmt.Sprint(batch.API, batch.Web), "api web")
 }

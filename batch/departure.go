@@ -184,5 +184,7 @@ func (b *Batcher[In, Out]) learn(batch *Batch[In, Out], now time.Time, failed bo
 	for _, r := range b.replicas {
 		a.Slots += r.slots
 	}
-	b.departure.Answered(now, a)
+	if batch.part == nil { // else its queries waited for others than the policy knows
+		b.departure.Answered(now, a)
+	}
 }

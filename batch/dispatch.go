@@ -7,12 +7,12 @@ import (
 )
 
 // work is what a change of the queue leads to, done once the lock is released:
-// batches to start and dropped queries to tell.
+// batches to start, and queries to tell that were dropped or given up.
 type work[In, Out any] struct {
 	first   *Batch[In, Out] // most changes start one batch or none
 	more    []*Batch[In, Out]
 	recall  *Batch[In, Out] // to be asked for
-	dropped []*Query[In, Out]
+	done    []*Query[In, Out]
 	starved bool // a query came and there is no replica at all
 }
 
@@ -26,30 +26,30 @@ func (w *work[In, Out]) start(b *Batch[In, Out]) {
 
 func (b *Batcher[In, Out]) do(w *work[In, Out]) {
 	if w.first != nil {
-		w.first.replica.run(w.first)
+		w.first.replica.opts.Run(w.first)
 	}
 	for _, started := range w.more {
-		started.replica.run(started)
+		started.replica.opts.Run(started)
 	}
 	if w.recall != nil {
-		w.recall.replica.recall(w.recall)
+		w.recall.replica.opts.Recall(w.recall)
 	}
 	if w.starved && b.opts.OnStarved != nil {
 		b.opts.OnStarved()
 	}
-	if len(w.dropped) == 0 {
+	if len(w.done) == 0 {
 		return
 	}
-	for _, q := range w.dropped {
+	for _, q := range w.done {
 		q.Done(q)
 	}
-	b.answered(len(w.dropped))
+	b.answered(len(w.done))
 }
 
 // dispatchArrival starts what the arrival of a query in g makes ready. It
 // spares the search of [queue.next] when the query is merely held back.
 func (b *Batcher[In, Out]) dispatchArrival(g *group[In, Out], now time.Time, w *work[In, Out]) {
-	if w.dropped != nil { // who was evicted may have stood before others
+	if w.done != nil { // who was evicted may have stood before others
 		b.dispatch(now, w)
 		return
 	}
@@ -76,6 +76,14 @@ func (b *Batcher[In, Out]) dispatch(now time.Time, w *work[In, Out]) {
 		limits.BatchWaitTimeout = 0
 	}
 	for b.free > 0 || b.ahead > 0 {
+		if len(b.isolations) > 0 {
+			if b.dispatchPart(now, w) {
+				continue
+			}
+			if b.free == 0 {
+				return // a part goes next: nothing is sent ahead of it
+			}
+		}
 		g, again := b.waiting.next(now, limits)
 		if b.free == 0 && (g == nil || g.cost < limits.MaxBatchSize || b.most(g, b.nextFree(now)) < limits.MaxBatchSize) {
 			return
@@ -109,7 +117,7 @@ func (b *Batcher[In, Out]) dispatch(now time.Time, w *work[In, Out]) {
 // were any. Where nobody can be in time the batch goes as it is: what was learned may
 // be wrong, and what it takes corrects that. mu is held.
 func (b *Batcher[In, Out]) dropDead(g *group[In, Out], now time.Time, w *work[In, Out]) bool {
-	before, cost := len(w.dropped), 0
+	before, cost := len(w.done), 0
 	begin, likely := now, min(g.cost, b.limits.MaxBatchSize)
 	if b.free == 0 {
 		begin = b.nextFree(now)
@@ -136,17 +144,21 @@ func (b *Batcher[In, Out]) dropDead(g *group[In, Out], now time.Time, w *work[In
 	}
 	clear(late)
 	b.lates = late[:0]
-	return len(w.dropped) > before
+	return len(w.done) > before
 }
 
 // drop takes a query out of the queue; w tells it once the lock is released.
 // mu is held.
 func (b *Batcher[In, Out]) drop(q *Query[In, Out], err error, w *work[In, Out]) {
-	b.remove(q)
-	q.Err = err
+	if q.part != nil {
+		b.unpart(q)
+	} else {
+		b.remove(q)
+	}
+	q.Err, q.Trip = err, Trip{}
 	b.stats.Dropped++
 	b.answering.Add(1)
-	w.dropped = append(w.dropped, q)
+	w.done = append(w.done, q)
 }
 
 // book numbers a batch and books it on the replica that suits it best. mu is held.
@@ -159,6 +171,7 @@ func (b *Batcher[In, Out]) book(batch *Batch[In, Out], now time.Time) {
 	b.batches++
 	for _, q := range batch.Queries {
 		batch.cost += q.cost
+		q.batch = batch
 	}
 	batch.ID, batch.Origin, batch.Left, batch.replica = b.batches, batch.Queries[0].Origin, now, r
 	r.accept(batch, now)

@@ -75,7 +75,7 @@ func (b *Batcher[In, Out]) arrive(c *call[In, Out]) (err error) {
 	if c.key, err = b.measure(q); err != nil {
 		return b.refuse(err)
 	}
-	q.Trip, q.Err, q.split = Trip{}, nil, nil
+	q.admitted()
 	before := b.arrivals.Load()
 	for c.next = before; !b.arrivals.CompareAndSwap(before, c); c.next = before {
 		before = b.arrivals.Load()

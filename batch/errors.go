@@ -83,7 +83,7 @@ func (e *TooLargeError) Error() string {
 }
 
 // CountError reports a model that returned another number of answers than it
-// got queries. Nothing can tell which answer belongs to whom, so all fail.
+// got queries. Nothing can tell which answer belongs to whom, so none is used.
 type CountError struct {
 	Name          string // the backend
 	Expected, Got int
@@ -92,6 +92,21 @@ type CountError struct {
 func (e *CountError) Error() string {
 	return fmt.Sprintf("backend %q returned %d answers for a batch of %d", e.Name, e.Got, e.Expected)
 }
+
+// LostError refuses a query that was alone when the replica that computed it
+// ended, after others had ended with it: it is not computed again.
+type LostError struct {
+	Name     string // the backend
+	Replicas int    // that ended with it
+	Err      error  // how the last one did
+}
+
+func (e *LostError) Error() string {
+	return fmt.Sprintf("backend %q: the query is refused, since %d replicas ended while they computed it, the last time alone: %v", e.Name, e.Replicas, e.Err)
+}
+
+// Unwrap returns how the last replica ended.
+func (e *LostError) Unwrap() error { return e.Err }
 
 // PanicError is what a query gets when a user's function or callback panicked.
 type PanicError struct {

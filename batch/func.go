@@ -10,8 +10,9 @@ import (
 
 // Func is a model in this process: it gets the inputs of one batch and returns
 // as many outputs, in the same order, or an error for all, or [ItemErrors].
-// Its context carries the batch's [Origin] and ends when the replica is stopped
-// before it is idle, or when the batch is interrupted.
+// Its context carries the batch's [Origin] and ends when every caller of the batch
+// has left (its cause is [ErrAbandoned]), when the batch is interrupted, when the
+// replica is stopped before it is idle ([ErrStopped]), and with the call.
 type Func[In, Out any] func(ctx context.Context, in []In) ([]Out, error)
 
 // ErrStopped is the cause of the context's end in a Func whose replica was
@@ -20,11 +21,12 @@ var ErrStopped = errors.New("replica stopped")
 
 // Runner computes batches with a Func, on goroutines of its own.
 type Runner[In, Out any] struct {
-	fn      Func[In, Out]
-	slots   []slot[In, Out]
-	cancel  context.CancelCauseFunc
-	running sync.WaitGroup
-	done    chan struct{} // closed when the goroutines have ended
+	fn       Func[In, Out]
+	contexts [origins]context.Context
+	slots    []slot[In, Out]
+	cancel   context.CancelCauseFunc
+	running  sync.WaitGroup
+	done     chan struct{} // closed when the goroutines have ended
 
 	mu     sync.Mutex // guards sends to and the closing of work
 	closed bool
@@ -32,7 +34,7 @@ type Runner[In, Out any] struct {
 }
 
 // NewRunner returns a Runner that computes up to slots batches at a time. Its
-// Run is to be given to [Batcher.Attach] with as many slots.
+// Run is to be given to [Batcher.AttachReplica] with as many slots.
 func NewRunner[In, Out any](slots int, fn Func[In, Out]) *Runner[In, Out] {
 	slots = max(1, slots)
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -41,8 +43,8 @@ func NewRunner[In, Out any](slots int, fn Func[In, Out]) *Runner[In, Out] {
 		fn: fn, slots: make([]slot[In, Out], slots), cancel: cancel,
 		done: make(chan struct{}), work: make(chan *Batch[In, Out], slots),
 	}
+	r.contexts = [...]context.Context{API: withOrigin(ctx, API), Web: withOrigin(ctx, Web)}
 	for i := range r.slots {
-		r.slots[i].init(ctx)
 		r.running.Go(func() { r.compute(&r.slots[i]) })
 	}
 	go func() {
@@ -55,17 +57,17 @@ func NewRunner[In, Out any](slots int, fn Func[In, Out]) *Runner[In, Out] {
 
 // slot is the place of one batch that a Runner computes.
 type slot[In, Out any] struct {
-	contexts [origins]context.Context
-	cancel   context.CancelCauseFunc
+	call atomic.Pointer[callContext] // of the batch, or used again for the next
 	// computing is the ID of the batch that fn has, 0 for none. Whoever sets it
 	// to 0 has the batch: the goroutine when fn returns, or Interrupt before.
 	computing atomic.Uint64
 	batch     *Batch[In, Out] // that of computing
 }
 
-func (s *slot[In, Out]) init(ctx context.Context) {
-	ctx, s.cancel = context.WithCancelCause(ctx)
-	s.contexts = [...]context.Context{API: withOrigin(ctx, API), Web: withOrigin(ctx, Web)}
+func (s *slot[In, Out]) newCall() *callContext {
+	call := new(callContext)
+	s.call.Store(call)
+	return call
 }
 
 // begin books the batch that fn is about to get.
@@ -78,21 +80,31 @@ func (s *slot[In, Out]) begin(b *Batch[In, Out]) {
 // FailNow of a test does, its batch fails and another goroutine goes on.
 func (r *Runner[In, Out]) compute(s *slot[In, Out]) {
 	returned := true
+	call := s.newCall()
 	defer func() {
 		if returned {
 			return
 		}
+		call.end()
 		if b := s.batch; s.computing.CompareAndSwap(b.ID, 0) {
 			r.running.Go(func() { r.compute(s) })
 			b.Finish(nil, &PanicError{Where: "model", Value: "runtime.Goexit was called", Stack: debug.Stack()})
 		}
 	}()
 	for b := range r.work {
-		id, ctx, in := b.ID, s.contexts[b.Origin], b.Inputs()
+		id, in := b.ID, b.Inputs()
+		call.begin(id, r.contexts[b.Origin])
 		s.begin(b) // from here on the batch may be taken away
 		returned = false
-		out, err := protect(ctx, r.fn, in)
+		var out []Out
+		err := error(ErrAbandoned)
+		if !b.Abandoned() { // else Cancel may have come before begin
+			out, err = protect(call, r.fn, in)
+		}
 		returned = true
+		if !call.end() {
+			call = s.newCall()
+		}
 		if !s.computing.CompareAndSwap(id, 0) {
 			return // the batch was taken away: it is not ours to look at any more
 		}
@@ -111,8 +123,8 @@ func (r *Runner[In, Out]) Interrupt(id uint64, err error) bool {
 		s := &r.slots[i]
 		if s.computing.CompareAndSwap(id, 0) {
 			b := s.batch
-			s.cancel(err)
-			b.Finish(nil, err)
+			s.call.Load().stop(id, err)
+			b.Interrupted(err)
 			return true
 		}
 	}
@@ -132,6 +144,16 @@ func (r *Runner[In, Out]) Run(b *Batch[In, Out]) {
 	r.mu.Unlock()
 	if stopped {
 		b.Finish(nil, ErrStopped)
+	}
+}
+
+// Cancel ends the context of the call that computes the batch with the ID, if
+// one does. It is to be given to [Batcher.AttachReplica].
+func (r *Runner[In, Out]) Cancel(id uint64) {
+	for i := range r.slots {
+		if call := r.slots[i].call.Load(); call != nil {
+			call.stop(id, ErrAbandoned)
+		}
 	}
 }
 
@@ -163,7 +185,8 @@ type FuncReplica[In, Out any] struct {
 // with fn. Stop it with [FuncReplica.Stop].
 func (b *Batcher[In, Out]) AttachFunc(slots int, fn Func[In, Out]) *FuncReplica[In, Out] {
 	runner := NewRunner(slots, fn)
-	return &FuncReplica[In, Out]{replica: b.Attach(slots, runner.Run), runner: runner}
+	replica := b.AttachReplica(ReplicaOptions[In, Out]{Slots: slots, Run: runner.Run, Cancel: runner.Cancel})
+	return &FuncReplica[In, Out]{replica: replica, runner: runner}
 }
 
 // Stop detaches the replica and waits for the batches it has, as

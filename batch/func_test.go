@@ -86,7 +86,7 @@ func TestItemErrorsGoToTheirOwnQueries(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			s := newScene(t, options{Name: "m"})
+			s := newScene(t, options{Name: "m", Limits: batch.Limits{OnError: batch.FailAll}})
 			s.arrive("busy")
 			queries := s.arrive("a", "b", "c")
 			s.next()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -24,12 +25,86 @@ type reference struct {
 	waiting  []*ask
 	held     *ask    // one of the group for which the policy keeps a free replica waiting; nil for none
 	seats    []*seat // the attached replicas
+	failures []*failure
+	lost     int     // replicas that died and were not replaced
 	starts   []start // all batches that left, in order
 	stats    batch.Stats
 
 	got    [batch.Levels]map[string]float64 // what each caller has got, by level
 	served [batch.Levels]float64            // what the caller had got that was served last
 	passed int                              // batches in a row that left the oldest query behind
+}
+
+// failure is a batch that failed as a whole: its queries are computed again in
+// pieces.
+type failure struct {
+	pieces  []*piece // those that wait
+	running bool
+	passed  bool // a piece did not fail
+	failed  int  // pieces that failed before
+	alone   int  // of them, those of one query
+	calls   int  // left
+	deaths  int  // left
+	died    int
+}
+
+type piece struct {
+	failure *failure
+	asks    []*ask
+	half    *piece // that must be to blame if this one passes
+	blamed  bool
+}
+
+func (f *failure) split(asks []*ask) {
+	second := &piece{failure: f, asks: asks[len(asks)/2:]}
+	if len(asks) > 1 {
+		f.pieces = append(f.pieces, &piece{failure: f, asks: slices.Clone(asks[:len(asks)/2]), half: second})
+	}
+	f.pieces = append(f.pieces, second)
+}
+
+// differ reports whether queries are not all of one caller.
+func differ(asks []*ask) bool {
+	return slices.ContainsFunc(asks, func(q *ask) bool { return q.caller != asks[0].caller })
+}
+
+func (f *failure) asks() (all []*ask) {
+	for _, p := range f.pieces {
+		all = append(all, p.asks...)
+	}
+	return all
+}
+
+func (f *failure) remove(q *ask) {
+	for _, p := range f.pieces {
+		p.asks = slices.DeleteFunc(slices.Clone(p.asks), func(other *ask) bool { return other == q })
+	}
+	f.pieces = slices.DeleteFunc(f.pieces, func(p *piece) bool { return len(p.asks) == 0 })
+}
+
+// next is the piece that is computed next.
+func (f *failure) next(l batch.Limits) *piece {
+	for len(f.pieces) > 0 {
+		if !f.passed && f.failed > 1 && f.alone < 3 { // is the model broken?
+			from := f.pieces[min(f.alone, len(f.pieces)-1)]
+			from.half = nil
+			for _, p := range f.pieces {
+				if p.half == from {
+					p.half = nil
+				}
+			}
+			q := from.asks[0]
+			f.remove(q)
+			return &piece{failure: f, asks: []*ask{q}}
+		}
+		p := f.pieces[0]
+		f.pieces = f.pieces[1:]
+		if len(p.asks) == 1 || !p.blamed && cost(p.asks) <= l.MaxBatchSize && !(l.IsolateCallers && differ(p.asks)) {
+			return p
+		}
+		f.split(p.asks)
+	}
+	return nil
 }
 
 type start struct {
@@ -51,14 +126,15 @@ type load struct {
 	asks  []*ask
 	begun time.Time
 	asked bool
+	piece *piece // nil for a batch from the queue
 }
 
 func (s *seat) free() int { return max(0, s.slots-len(s.batches)) }
 
 func (s *seat) room() int { return s.slots + s.ahead - len(s.batches) }
 
-func (s *seat) put(asks []*ask, now time.Time) {
-	s.batches = append(s.batches, &load{asks: asks})
+func (s *seat) put(l *load, now time.Time) {
+	s.batches = append(s.batches, l)
 	s.begin(now)
 }
 
@@ -72,14 +148,15 @@ func (s *seat) begin(now time.Time) {
 
 // release takes the batch with the given members off the seat and says when it
 // had begun.
-func (s *seat) release(members string, now time.Time) (begun time.Time) {
+func (s *seat) release(members string, now time.Time) (l *load, begun time.Time) {
 	i := slices.IndexFunc(s.batches, func(l *load) bool { return fmt.Sprint(ids(l.asks)) == members })
+	l = s.batches[i]
 	if begun = s.batches[i].begun; begun.IsZero() {
 		begun = now
 	}
 	s.batches = slices.Delete(s.batches, i, i+1)
 	s.begin(now)
-	return begun
+	return l, begun
 }
 
 // ask is one query: what it is, and what must become of it.
@@ -95,15 +172,25 @@ type ask struct {
 	due     time.Time       // what the query itself says
 	arrived time.Time
 
+	attempts, deaths int
+	gone             bool // withdrawn while it is with a replica
+
 	query *query
+	last  error   // of a batch that failed
 	seen  []error // the errors with which Done was called, nil for an answer
 	wants []error // the same, as the reference has it
 }
 
 func (r *reference) dispatch() {
 	for {
-		i := slices.IndexFunc(r.groups(), r.ready)
 		s := r.freest()
+		if s != nil && r.dispatchPiece(s) {
+			continue
+		}
+		if s == nil && len(r.failures) > 0 {
+			return
+		}
+		i := slices.IndexFunc(r.groups(), r.ready)
 		if i < 0 {
 			if s != nil && len(r.waiting) > 0 && r.limits.BatchWaitTimeout == 0 {
 				r.held = r.groups()[0][0]
@@ -133,10 +220,113 @@ func (r *reference) dispatch() {
 			r.stats.Ahead++
 		}
 		r.held = nil
-		s.put(batch, r.now)
+		s.put(&load{asks: batch}, r.now)
 		r.stats.Running += len(batch)
 		r.starts = append(r.starts, start{fmt.Sprint(ids(batch)), s, reason, r.now})
 	}
+}
+
+// dispatchPiece gives a piece of a batch that failed to a free replica.
+func (r *reference) dispatchPiece(s *seat) bool {
+	for _, f := range slices.Clone(r.failures) {
+		if f.running || f.died > 1 && len(r.seats) == 1 && r.lost > 0 && !r.draining {
+			continue
+		}
+		for _, q := range f.asks() {
+			if err := q.over(r.now); err != nil {
+				f.remove(q)
+				q.wants = append(q.wants, err)
+				r.stats.Dropped++
+			}
+		}
+		if f.calls == 0 || f.deaths == 0 || !f.passed && f.alone == 3 && len(f.asks()) > 3 {
+			for _, q := range f.asks() {
+				q.wants = append(q.wants, q.last)
+				r.stats.Failed++
+			}
+			f.pieces = nil
+		}
+		p := f.next(r.limits)
+		if p == nil {
+			r.end(f)
+			continue
+		}
+		f.running = true
+		f.calls--
+		s.put(&load{asks: p.asks, piece: p}, r.now)
+		r.stats.Running += len(p.asks)
+		r.starts = append(r.starts, start{fmt.Sprint(ids(p.asks)), s, batch.Retry, r.now})
+		return true
+	}
+	return false
+}
+
+// end forgets a failure if nothing is left of it.
+func (r *reference) end(f *failure) {
+	if len(f.pieces) == 0 && !f.running {
+		r.failures = slices.DeleteFunc(r.failures, func(other *failure) bool { return other == f })
+	}
+}
+
+// fail is what becomes of a batch that failed as a whole.
+func (r *reference) fail(l *load, err error, how string) {
+	n, f := len(l.asks), (*failure)(nil)
+	died := how == "lost" || how == "interrupted"
+	if l.piece != nil {
+		f = l.piece.failure
+		if !f.passed {
+			f.failed++
+			if n == 1 {
+				f.alone++
+			}
+		}
+	} else if r.limits.OnError == batch.Isolate && !r.gaveUp && (n > 1 || how == "lost") {
+		log := int(math.Ceil(math.Log2(float64(n))))
+		f = &failure{calls: max(1, 8*log), deaths: max(2, log+1) + 1}
+		r.failures = append(r.failures, f)
+		r.stats.Isolated++
+	}
+	if f != nil {
+		f.running = false
+		if died {
+			f.deaths--
+			f.died++
+		}
+	}
+	var again []*ask
+	for _, q := range l.asks {
+		q.attempts++
+		if died {
+			q.deaths++
+		}
+		q.last = err
+		switch {
+		case f == nil || r.gaveUp || q.gone || q.over(r.now) != nil || n == 1 && how != "lost":
+			q.wants = append(q.wants, err)
+			r.stats.Failed++
+		case n == 1 && q.deaths > 1:
+			q.wants = append(q.wants, &batch.LostError{})
+			r.stats.Failed++
+			r.stats.Poison++
+		default:
+			again = append(again, q)
+		}
+	}
+	if len(again) > 0 {
+		f.split(again)
+	}
+	if f != nil {
+		r.end(f)
+	}
+}
+
+// pass is what follows from a piece that did not fail as a whole.
+func (r *reference) pass(p *piece) {
+	p.failure.running, p.failure.passed = false, true
+	if p.half != nil {
+		p.half.blamed = true
+	}
+	r.end(p.failure)
 }
 
 // recall asks for a batch that waits at a busy replica.
@@ -171,17 +361,34 @@ func (r *reference) giveBack(s *seat, l *load) {
 	s.release(fmt.Sprint(ids(l.asks)), r.now)
 	r.stats.Returned++
 	r.stats.Running -= len(l.asks)
-	if r.gaveUp {
-		for _, q := range l.asks {
+	var back []*ask
+	for _, q := range l.asks {
+		switch {
+		case r.gaveUp:
 			q.wants = append(q.wants, batch.ErrDraining)
-			r.stats.Dropped++
+		case q.gone && q.dead():
+			q.wants = append(q.wants, q.ctx.Err())
+		case q.gone:
+			q.wants = append(q.wants, context.Canceled)
+		default:
+			back = append(back, q)
+			continue
 		}
+		r.stats.Dropped++
+	}
+	if p := l.piece; p != nil {
+		p.failure.running = false
+		p.failure.calls++
+		if p.asks = back; len(back) > 0 {
+			p.failure.pieces = slices.Insert(p.failure.pieces, 0, p)
+		}
+		r.end(p.failure)
 		return
 	}
 	for _, q := range l.asks {
 		r.got[q.level][q.caller] -= float64(q.cost) / r.weight(q.caller)
 	}
-	r.waiting = append(r.waiting, l.asks...)
+	r.waiting = append(r.waiting, back...)
 	slices.SortFunc(r.waiting, func(a, b *ask) int { return a.id - b.id })
 }
 
@@ -544,6 +751,7 @@ func answerTo(id int) int { return 7*id + 1 }
 var (
 	errModel = errors.New("the model failed")
 	errItem  = errors.New("the item failed")
+	errLost  = errors.New("the replica ended")
 )
 
 // machine runs a Batcher and the reference beside each other.
@@ -557,6 +765,8 @@ type machine struct {
 	started []start
 	running []*batch.Batch[*ask, int]
 	members map[*batch.Batch[*ask, int]]*replica
+
+	cancelled, cancels []uint64 // batches that everybody left: as told, and as it should be
 
 	replicas []*replica
 	leaving  []*replica // detached
@@ -597,10 +807,12 @@ func TestBatcherDoesWhatTheReferenceDoes(t *testing.T) {
 			"":         func(*rapid.T) { m.compare() },
 			"submit":   func(*rapid.T) { m.submit() },
 			"submit 2": func(*rapid.T) { m.submit(); m.submit() },
+			"submit 8": func(*rapid.T) { m.submit8() },
 			"cancel":   func(*rapid.T) { m.cancel() },
 			"withdraw": func(*rapid.T) { m.withdraw() },
 			"attach":   func(*rapid.T) { m.attach() },
 			"detach":   func(*rapid.T) { m.detach() },
+			"die":      func(*rapid.T) { m.die() },
 			"finish":   func(*rapid.T) { m.finish() },
 			"return":   func(*rapid.T) { m.giveBack() },
 			"update":   func(*rapid.T) { m.update(m.drawLimits()) },
@@ -614,13 +826,21 @@ func TestBatcherDoesWhatTheReferenceDoes(t *testing.T) {
 func (m *machine) drawLimits() batch.Limits {
 	return batch.Limits{
 		LeaveAtOnce:      rapid.Bool().Draw(m.T, "at once"),
-		MaxBatchSize:     rapid.IntRange(1, 5).Draw(m.T, "max"),
+		MaxBatchSize:     rapid.SampledFrom([]int{1, 2, 3, 4, 5, 8, 12}).Draw(m.T, "max"),
 		BatchWaitTimeout: time.Duration(rapid.SampledFrom([]int{0, 0, 7, 20}).Draw(m.T, "hold")) * time.Millisecond,
-		MaxQueued:        rapid.IntRange(1, 12).Draw(m.T, "queued"),
-		MaxQueuedBytes:   int64(rapid.IntRange(50, 300).Draw(m.T, "bytes")),
+		MaxQueued:        rapid.IntRange(1, 20).Draw(m.T, "queued"),
+		MaxQueuedBytes:   int64(rapid.IntRange(50, 600).Draw(m.T, "bytes")),
 		CallerWeights:    rapid.SampledFrom([]map[string]float64{nil, {"gold": 4}, {"*": 2, "": 0.5}}).Draw(m.T, "weights"),
 		IsolateCallers:   rapid.IntRange(0, 3).Draw(m.T, "isolate") == 0,
 		ComputeLate:      true,
+		OnError:          rapid.SampledFrom([]batch.OnError{batch.Isolate, batch.Isolate, batch.FailAll}).Draw(m.T, "on error"),
+	}
+}
+
+// submit8 submits queries that fill a batch, which takes long by chance.
+func (m *machine) submit8() {
+	for range 8 {
+		m.ask(&ask{id: len(m.asks), origin: batch.API, key: "a", cost: 1, size: 1, arrived: m.clock.now, level: batch.LevelOf(0)}, 0)
 	}
 }
 
@@ -651,6 +871,10 @@ func (m *machine) submit() {
 		within := time.Duration(rapid.IntRange(0, 50).Draw(m.T, "within")) * time.Millisecond
 		q.ctx = &virtualContext{clock: m.clock, deadline: m.clock.now.Add(within)}
 	}
+	m.ask(q, priority)
+}
+
+func (m *machine) ask(q *ask, priority int) {
 	q.query = &query{In: q, Origin: q.origin, Caller: q.caller, Priority: priority, Deadline: q.due}
 	if q.ctx != nil {
 		q.query.Context = q.ctx
@@ -691,7 +915,24 @@ func (m *machine) withdraw() {
 	want := slices.Contains(m.ref.waiting, q)
 	if want {
 		m.ref.take(q)
+	}
+	for _, f := range slices.Clone(m.ref.failures) {
+		if slices.Contains(f.asks(), q) {
+			want = true
+			f.remove(q)
+			m.ref.end(f)
+		}
+	}
+	if want {
 		m.ref.stats.Dropped++
+	}
+	for _, b := range m.running {
+		if slices.Contains(b.Inputs(), q) && !q.gone {
+			q.gone = true
+			if !slices.ContainsFunc(b.Inputs(), func(q *ask) bool { return !q.gone }) {
+				m.cancels = append(m.cancels, b.ID)
+			}
+		}
 	}
 	if m.ref.freest() == nil {
 		m.ref.dispatch()
@@ -718,8 +959,12 @@ func (m *machine) attach() {
 	r := &replica{seat: &seat{name: len(m.replicas) + len(m.leaving), slots: slots, ahead: ahead, yields: rapid.Bool().Draw(m.T, "yields")}}
 	m.replicas = append(m.replicas, r)
 	m.ref.seats = append(m.ref.seats, r.seat)
+	m.ref.lost = max(0, m.ref.lost-1)
 	m.ref.dispatch()
-	r.Replica = m.batcher.AttachAhead(slots, ahead, func(b *batch.Batch[*ask, int]) { m.run(r, b) }, m.recalled)
+	r.Replica = m.batcher.AttachReplica(batch.ReplicaOptions[*ask, int]{
+		Slots: slots, Ahead: ahead, Run: func(b *batch.Batch[*ask, int]) { m.run(r, b) }, Recall: m.recalled,
+		Cancel: func(id uint64) { m.cancelled = append(m.cancelled, id) },
+	})
 }
 
 // recalled is the replica's side of a recall.
@@ -741,7 +986,10 @@ func (m *machine) giveBack() {
 	if len(m.running) == 0 {
 		m.Skip("nothing runs")
 	}
-	b := m.running[rapid.IntRange(0, len(m.running)-1).Draw(m.T, "batch")]
+	m.giveBackOne(m.running[rapid.IntRange(0, len(m.running)-1).Draw(m.T, "batch")])
+}
+
+func (m *machine) giveBackOne(b *batch.Batch[*ask, int]) {
 	s := m.members[b].seat
 	i := slices.IndexFunc(s.batches, func(l *load) bool { return l.asks[0] == b.Queries[0].In })
 	m.forget(b)
@@ -750,11 +998,48 @@ func (m *machine) giveBack() {
 	b.Return()
 }
 
-func (m *machine) detach() {
+// die is what becomes of a replica that ends: it has no more batches, those that it
+// had not begun go back, and the others are lost.
+func (m *machine) die() {
 	if len(m.replicas) == 0 {
 		m.Skip("no replicas")
 	}
 	i := rapid.IntRange(0, len(m.replicas)-1).Draw(m.T, "replica")
+	r := m.replicas[i]
+	m.remove(i)
+	lost := false
+	for _, b := range slices.Clone(m.running) {
+		switch {
+		case m.members[b] != r:
+		case b.Ahead && !m.hasBegun(b):
+			m.giveBackOne(b)
+		default:
+			how := "lost"
+			if !lost {
+				lost = true
+				m.ref.lost++
+				how = rapid.SampledFrom([]string{"lost", "lost", "interrupted"}).Draw(m.T, "how")
+			}
+			m.answer(slices.Index(m.running, b), how)
+		}
+	}
+}
+
+func (m *machine) hasBegun(b *batch.Batch[*ask, int]) bool {
+	s := m.members[b].seat
+	i := slices.IndexFunc(s.batches, func(l *load) bool { return l.asks[0] == b.Queries[0].In })
+	return i < s.slots
+}
+
+func (m *machine) detach() {
+	if len(m.replicas) == 0 {
+		m.Skip("no replicas")
+	}
+	m.remove(rapid.IntRange(0, len(m.replicas)-1).Draw(m.T, "replica"))
+}
+
+// remove detaches a replica.
+func (m *machine) remove(i int) {
 	r := m.replicas[i]
 	m.replicas = slices.Delete(m.replicas, i, i+1)
 	m.ref.seats = slices.Delete(m.ref.seats, i, i+1)
@@ -812,7 +1097,7 @@ func (m *machine) answer(i int, how string) {
 	for _, q := range b.Queries {
 		members = append(members, q.In)
 	}
-	begun := m.members[b].seat.release(fmt.Sprint(ids(members)), m.ref.now)
+	l, begun := m.members[b].seat.release(fmt.Sprint(ids(members)), m.ref.now)
 
 	n := len(b.Queries)
 	out := make([]int, n)
@@ -825,12 +1110,19 @@ func (m *machine) answer(i int, how string) {
 	}
 	items := batch.ItemErrors(slices.Clone(wants))
 	finish := func() { b.Finish(out, nil) }
+	var whole error
 	switch how {
 	case "error":
-		wants = slices.Repeat([]error{errModel}, n)
+		whole = errModel
 		finish = func() { b.Finish(nil, errModel) }
+	case "lost":
+		whole = errLost
+		finish = func() { b.Lost(errLost) }
+	case "interrupted":
+		whole = errLost
+		finish = func() { b.Interrupted(errLost) }
 	case "count":
-		wants = slices.Repeat([]error{&batch.CountError{}}, n)
+		whole = &batch.CountError{}
 		finish = func() { b.Finish(append(out, 1), nil) }
 	case "items":
 		finish = func() { b.Finish(out, items) }
@@ -844,24 +1136,39 @@ func (m *machine) answer(i int, how string) {
 			b.Complete()
 		}
 	}
-	for i, q := range b.Queries {
-		q.In.wants = append(q.In.wants, wants[i])
-		if wants[i] == nil {
-			m.ref.stats.Answered++
-		} else {
-			m.ref.stats.Failed++
+	gone := 0
+	for _, q := range members {
+		if q.gone {
+			gone++
 		}
 	}
 	m.ref.stats.Batches++
 	m.ref.stats.Sizes[n]++
 	m.ref.stats.Reasons[b.Reason]++
 	m.ref.stats.Running -= n
+	m.ref.stats.Wasted += m.clock.now.Sub(begun) * time.Duration(gone) / time.Duration(n)
+	if whole != nil {
+		m.ref.fail(l, whole, how)
+	} else {
+		for i, q := range members {
+			q.attempts++
+			q.wants = append(q.wants, wants[i])
+			if wants[i] == nil {
+				m.ref.stats.Answered++
+			} else {
+				m.ref.stats.Failed++
+			}
+		}
+		if l.piece != nil {
+			m.ref.pass(l.piece)
+		}
+	}
 	m.ref.dispatch()
 	finish()
 	for _, q := range b.Queries {
 		want := batch.Trip{
 			Queued: begun.Sub(q.In.arrived), Computed: m.clock.now.Sub(begun),
-			BatchID: b.ID, BatchSize: n, Reason: b.Reason,
+			BatchID: b.ID, BatchSize: n, Reason: b.Reason, Attempts: q.In.attempts,
 		}
 		if q.Trip != want {
 			m.Fatalf("trip of query %d: got %+v, want %+v", q.In.id, q.Trip, want)
@@ -916,6 +1223,11 @@ func (m *machine) beginDrain() {
 }
 
 func (m *machine) endDrain() {
+	for _, f := range m.ref.failures {
+		m.ref.waiting = append(m.ref.waiting, f.asks()...)
+		f.pieces = nil
+	}
+	m.ref.failures = slices.DeleteFunc(m.ref.failures, func(f *failure) bool { return !f.running })
 	idle := len(m.ref.waiting)+m.ref.stats.Running == 0
 	for _, q := range m.ref.waiting {
 		q.wants = append(q.wants, batch.ErrDraining)
@@ -955,6 +1267,9 @@ func (m *machine) wrapUp() {
 
 // compare checks that the batcher did what the reference says, and no more.
 func (m *machine) compare() {
+	if !slices.Equal(m.cancelled, m.cancels) {
+		m.Fatalf("told that everybody left: got %v, want %v", m.cancelled, m.cancels)
+	}
 	if !slices.Equal(m.started, m.ref.starts) {
 		m.Fatalf("batches\n got %s\nwant %s", show(m.started), show(m.ref.starts))
 	}
@@ -965,6 +1280,9 @@ func (m *machine) compare() {
 	}
 	want := m.ref.stats
 	want.Queued = len(m.ref.waiting)
+	for _, f := range m.ref.failures {
+		want.Queued += len(f.asks())
+	}
 	got := m.batcher.Stats()
 	if !maps.Equal(got.Sizes, want.Sizes) {
 		m.Fatalf("sizes: got %v, want %v", got.Sizes, want.Sizes)
@@ -1005,6 +1323,9 @@ func sameError(got, want error) bool {
 	case *batch.OverloadError:
 		overload, ok := errors.AsType[*batch.OverloadError](got)
 		return ok && overload.Reason == want.(*batch.OverloadError).Reason && errors.Is(got, batch.ErrQueueFull)
+	case *batch.LostError:
+		_, ok := errors.AsType[*batch.LostError](got)
+		return ok
 	case *batch.CountError:
 		_, ok := errors.AsType[*batch.CountError](got)
 		return ok

@@ -50,11 +50,13 @@ const (
 	Hold
 	// SLO: a larger batch would probably have missed Limits.LatencySLO.
 	SLO
+	// Retry: it is part of a batch that failed as a whole.
+	Retry
 
 	reasons // number of reasons
 )
 
-var reasonNames = [reasons]string{"free", "full", "timeout", "deadline", "key", "cost", "drain", "hold", "slo"}
+var reasonNames = [reasons]string{"free", "full", "timeout", "deadline", "key", "cost", "drain", "hold", "slo", "retry"}
 
 // String returns the reason in lower case, as metrics and Server-Timing show it.
 func (r Reason) String() string { return reasonNames[r] }
@@ -106,6 +108,12 @@ type Query[In, Out any] struct {
 	key     Group           // what may share a batch with it
 	split   *split[In, Out] // set on a query that was cut into parts
 
+	batch    *Batch[In, Out] // while it is with a replica
+	part     *part[In, Out]  // while it waits to be computed again
+	attempts int             // calls that failed
+	deaths   int             // replicas that ended with it
+	gone     bool            // nobody waits for it, though it is with a replica
+
 	// Set while the query waits: its group, and its neighbours in the order of
 	// arrival, among all queries and among those of its lane.
 	group              *group[In, Out]
@@ -129,6 +137,12 @@ func (q *Query[In, Out]) dead() bool { return q.Context != nil && q.Context.Err(
 // over reports whether its deadline has passed.
 func (q *Query[In, Out]) over(now time.Time) bool { return !q.due.IsZero() && !now.Before(q.due) }
 
+// admitted forgets what became of the query before.
+func (q *Query[In, Out]) admitted() {
+	q.Trip, q.Err, q.split = Trip{}, nil, nil
+	q.attempts, q.deaths, q.gone = 0, 0, false
+}
+
 // Trip is the story of an answered query.
 type Trip struct {
 	// Queued is the time from arrival until the replica could begin the batch.
@@ -141,4 +155,8 @@ type Trip struct {
 	BatchSize int
 	// Reason is why the batch left when it did.
 	Reason Reason
+	// Attempts is how often the query was computed: more than once if a batch it
+	// was in failed as a whole. Of these the times above are the last one's; the others are
+	// part of Queued.
+	Attempts int
 }

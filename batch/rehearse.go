@@ -28,7 +28,7 @@ func Rehearse[In, Out any](ctx context.Context, name string, id uint64, origin O
 // answered, if it is given, is called for each query before its replica may take the
 // answer's memory for another.
 func Together[In, Out any](ctx context.Context, name string, id uint64, origin Origin, in []In, run func(*Batch[In, Out]), answered func(*Query[In, Out])) (out []Out, errs []error, err error) {
-	b := New(Options[In, Out]{Name: name, Limits: Limits{MaxBatchSize: len(in), MaxQueued: len(in), LeaveAtOnce: true}})
+	b := New(Options[In, Out]{Name: name, Limits: Limits{MaxBatchSize: len(in), MaxQueued: len(in), LeaveAtOnce: true, OnError: FailAll}})
 	b.batches = rehearsed + id - 1
 	queries := make([]Query[In, Out], len(in))
 	done := make(chan struct{}, len(in)) // with room for all, so that nobody waits for us
@@ -43,7 +43,15 @@ func Together[In, Out any](ctx context.Context, name string, id uint64, origin O
 			return nil, nil, err
 		}
 	}
-	b.Attach(1, run)
+	begun := false
+	b.Attach(1, func(batch *Batch[In, Out]) {
+		if begun { // the replica gave the batch back
+			batch.Finish(nil, ErrStopped)
+			return
+		}
+		begun = true
+		run(batch)
+	})
 	for range in {
 		select {
 		case <-done:

@@ -59,3 +59,10 @@ func TestARehearsalEndsWithItsContext(t *testing.T) {
 	}
 	late.Finish([]int{1, 2}, nil) // which must not block
 }
+
+func TestARehearsalThatIsGivenBackFails(t *testing.T) {
+	_, err := Rehearse(t.Context(), "m", 1, API, []int{0, 1}, (*Batch[int, int]).Return)
+	if !errors.Is(err, ErrStopped) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -3,6 +3,7 @@ package batch
 import (
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,11 +24,19 @@ type Batch[In, Out any] struct {
 	Ahead bool
 	// Computed is the time that the replica took; set before OnBatch.
 	Computed time.Duration
+	// Err is why the batch failed as a whole, if it did, and Again how many of its
+	// members are to be computed again for it: Queries are then those that are not.
+	// They are set before OnBatch.
+	Err   error
+	Again int
 
-	replica *Replica[In, Out]
-	cost    int       // of all members
-	started time.Time // when the replica had a slot for it; zero before
-	asked   bool      // the replica was asked to give it back
+	replica   *Replica[In, Out]
+	part      *part[In, Out] // set on a part of a batch that failed
+	cost      int            // of all members
+	started   time.Time      // when the replica had a slot for it; zero before
+	asked     bool           // the replica was asked to give it back
+	gone      int            // members that were withdrawn
+	abandoned atomic.Bool    // all were
 }
 
 // Inputs returns the members' inputs in order.
@@ -40,8 +49,9 @@ func (b *Batch[In, Out]) Inputs() []In {
 }
 
 // Finish answers a batch with what a model function returned: one answer for
-// each query, or an error for all of them, or [ItemErrors]. Another number of
-// answers is a *[CountError] for all. It must be called once.
+// each query, or [ItemErrors]. With another error, or another number of answers, which
+// is a *[CountError], the batch failed as a whole: its queries are computed again in
+// parts, or fail with the error, as [Limits].OnError says. It must be called once.
 func (b *Batch[In, Out]) Finish(out []Out, err error) {
 	n := len(b.Queries)
 	items, perItem := errors.AsType[ItemErrors](err)
@@ -54,6 +64,10 @@ func (b *Batch[In, Out]) Finish(out []Out, err error) {
 	}
 	if err == nil && answers != n {
 		err = &CountError{Name: b.replica.batcher.opts.Name, Expected: n, Got: answers}
+	}
+	if err != nil && items == nil {
+		b.end(err, raised)
+		return
 	}
 	for i, q := range b.Queries {
 		switch {
@@ -68,11 +82,24 @@ func (b *Batch[In, Out]) Finish(out []Out, err error) {
 	b.Complete()
 }
 
+// Lost ends a batch whose replica ended while it computed it, for the reason
+// err. That counts as an error of the whole batch, and a single query gets
+// another chance, since it may be without guilt; the second time it fails with a
+// *[LostError]. The replica must have been detached. It must be called once.
+func (b *Batch[In, Out]) Lost(err error) { b.end(err, lost) }
+
+// Interrupted ends a batch whose computation was broken off, and its replica
+// with it, for the reason err. That is like Lost, but a single query gets no other
+// chance. It must be called once.
+func (b *Batch[In, Out]) Interrupted(err error) { b.end(err, interrupted) }
+
 // Complete ends a batch whose queries have their Out or Err set: the replica
 // gets its next batch, then the answers go out. It must be called once.
-func (b *Batch[In, Out]) Complete() {
-	r := b.replica
-	m := r.batcher
+func (b *Batch[In, Out]) Complete() { b.end(nil, raised) }
+
+// end ends a batch, which failed as a whole if whole is not nil.
+func (b *Batch[In, Out]) end(whole error, how failure) {
+	r, m := b.replica, b.replica.batcher
 	now := m.opts.Clock.Now()
 	failed := 0
 	for _, q := range b.Queries {
@@ -84,27 +111,34 @@ func (b *Batch[In, Out]) Complete() {
 	var work work[In, Out]
 	m.mu.Lock()
 	r.release(b, now)
-	if b.started.IsZero() { // answered before its replica had a slot for it
-		b.started = now
-	}
-	b.Computed = now.Sub(b.started)
-	m.computed += b.Computed
-	m.stats.Batches++
-	if failed < len(b.Queries) {
+	b.computed(now)
+	if whole == nil && failed < len(b.Queries) {
 		r.answered++
+	}
+	if whole != nil {
+		if how != raised {
+			r.lost()
+		}
+		m.isolate(b, whole, how, now)
+		failed = len(b.Queries)
+	} else if b.part != nil {
+		m.pass(b.part)
 	}
 	m.stats.Failed += uint64(failed)
 	m.stats.Answered += uint64(len(b.Queries) - failed)
-	m.countSize(len(b.Queries))
-	m.stats.Reasons[b.Reason]++
-	m.running -= len(b.Queries)
 	m.answering.Add(int64(len(b.Queries)))
-	m.learn(b, now, failed == len(b.Queries))
+	if b.Again == 0 {
+		m.learn(b, now, failed == len(b.Queries))
+	}
 	m.dispatch(now, &work)
 	m.mu.Unlock()
 	m.do(&work)
 
-	b.tell()
+	if whole == nil {
+		for _, q := range b.Queries {
+			q.Trip = b.trip(q)
+		}
+	}
 	if m.opts.OnBatch != nil {
 		m.opts.OnBatch(b)
 	}
@@ -114,13 +148,29 @@ func (b *Batch[In, Out]) Complete() {
 	m.answered(len(b.Queries))
 }
 
-// tell writes down how the batch's queries fared.
-func (b *Batch[In, Out]) tell() {
+// computed takes note of what a batch was that was computed. mu is held.
+func (b *Batch[In, Out]) computed(now time.Time) {
+	m, n := b.replica.batcher, len(b.Queries)
+	if b.started.IsZero() { // answered before its replica had a slot for it
+		b.started = now
+	}
+	b.Computed = now.Sub(b.started)
+	m.computed += b.Computed
+	m.stats.Batches++
+	m.countSize(n)
+	m.stats.Reasons[b.Reason]++
+	m.stats.Wasted += b.Computed * time.Duration(b.gone) / time.Duration(n)
+	m.running -= n
 	for _, q := range b.Queries {
-		q.Trip = Trip{
-			Queued: max(0, b.started.Sub(q.arrived)), Computed: b.Computed,
-			BatchID: b.ID, BatchSize: len(b.Queries), Reason: b.Reason,
-		}
+		q.batch = nil
+	}
+}
+
+// trip is how one of its queries fared in a batch that was computed.
+func (b *Batch[In, Out]) trip(q *Query[In, Out]) Trip {
+	return Trip{
+		Queued: max(0, b.started.Sub(q.arrived)), Computed: b.Computed,
+		BatchID: b.ID, BatchSize: len(b.Queries), Reason: b.Reason, Attempts: q.attempts + 1,
 	}
 }
 
@@ -135,10 +185,19 @@ func (b *Batch[In, Out]) Return() {
 	b.replica.release(b, now)
 	m.stats.Returned++
 	m.running -= len(b.Queries)
+	if b.part != nil {
+		m.returned(b.part)
+	}
 	for _, q := range b.Queries {
-		m.waiting.putBack(q)
-		if m.gaveUp {
+		q.batch = nil
+		if b.part == nil {
+			m.waiting.putBack(q)
+		}
+		switch {
+		case m.gaveUp:
 			m.drop(q, ErrDraining, &work)
+		case q.gone:
+			m.drop(q, left(m.opts.Name, q), &work)
 		}
 	}
 	m.dispatch(now, &work)
@@ -172,39 +231,54 @@ func (b *Batch[In, Out]) reuse() {
 // Replica is one running instance of a model, attached to a batcher.
 type Replica[In, Out any] struct {
 	batcher *Batcher[In, Out]
-	run     func(*Batch[In, Out])
-	recall  func(*Batch[In, Out])
+	opts    ReplicaOptions[In, Out]
 
 	// Guarded by batcher.mu.
 	slots, ahead int
 	batches      []*Batch[In, Out] // in the order they came; all but the first slots of them were sent ahead
 	detached     bool
+	died         bool          // with a batch
 	done         chan struct{} // closed when detached and nothing runs
 	answered     uint64        // batches of which at least one query got an answer
 }
 
-// Attach gives the batcher a replica that computes up to slots batches at a
-// time. run starts a batch and returns soon; [Batch.Complete] or
-// [Batch.Finish] ends it, from any goroutine. run may be called from the
+// ReplicaOptions describe a replica. Its functions may be called from the
 // goroutines of callers and of finishing batches.
-func (b *Batcher[In, Out]) Attach(slots int, run func(*Batch[In, Out])) *Replica[In, Out] {
-	return b.AttachAhead(slots, 0, run, nil)
+type ReplicaOptions[In, Out any] struct {
+	// Slots is how many batches it computes at a time, at least 1.
+	Slots int
+	// Ahead is how many more it is handed while it is busy. That is for a replica
+	// that gains by having its next batch before it is free, because a batch must
+	// travel to it and be decoded. It gets only those to which no later query could
+	// be added, so that no batch gets smaller for it, and must compute batches in the order
+	// in which they came.
+	Ahead int
+	// Run starts a batch and returns soon; [Batch.Complete] or [Batch.Finish]
+	// ends it, from any goroutine.
+	Run func(*Batch[In, Out])
+	// Recall asks for a batch that was handed over ahead, because another replica
+	// is free with nothing else to do: if it was not begun it should be given back
+	// with [Batch.Return], from any goroutine. It may be nil if Ahead is 0.
+	Recall func(*Batch[In, Out])
+	// Cancel tells that every caller of the batch with the ID has left, which
+	// may have ended by now. The replica ends it all the same. It may be nil.
+	Cancel func(id uint64)
 }
 
-// AttachAhead is Attach for a replica that gains by having its next batch
-// before it is free, because a batch must travel to it and be decoded. While
-// it is busy it is handed up to ahead more batches, only those to which no later
-// query could be added, so that no batch gets smaller for it, and it computes batches in the order in which
-// they came. When another replica is free with nothing else to do, recall asks
-// for such a batch: if it was not begun it should be given back with
-// [Batch.Return], from any goroutine.
-func (b *Batcher[In, Out]) AttachAhead(slots, ahead int, run, recall func(*Batch[In, Out])) *Replica[In, Out] {
-	slots = max(1, slots)
-	r := &Replica[In, Out]{batcher: b, run: run, recall: recall, slots: slots, ahead: max(0, ahead), done: make(chan struct{})}
+// Attach gives the batcher a replica that computes up to slots batches at a
+// time. run is [ReplicaOptions].Run.
+func (b *Batcher[In, Out]) Attach(slots int, run func(*Batch[In, Out])) *Replica[In, Out] {
+	return b.AttachReplica(ReplicaOptions[In, Out]{Slots: slots, Run: run})
+}
+
+// AttachReplica gives the batcher a replica.
+func (b *Batcher[In, Out]) AttachReplica(opts ReplicaOptions[In, Out]) *Replica[In, Out] {
+	r := &Replica[In, Out]{batcher: b, opts: opts, slots: max(1, opts.Slots), ahead: max(0, opts.Ahead), done: make(chan struct{})}
 	var work work[In, Out]
 	now := b.opts.Clock.Now()
 	b.mu.Lock()
 	b.replicas = append(b.replicas, r)
+	b.lost = max(0, b.lost-1)
 	b.count(r, 1)
 	b.dispatch(now, &work)
 	b.mu.Unlock()
@@ -249,6 +323,14 @@ func (r *Replica[In, Out]) release(b *Batch[In, Out], now time.Time) {
 	}
 }
 
+// lost takes note of a replica that ended with a batch. mu is held.
+func (r *Replica[In, Out]) lost() {
+	if !r.died {
+		r.died = true
+		r.batcher.lost++
+	}
+}
+
 // begin notes the moment at which batches got a slot. mu is held.
 func (r *Replica[In, Out]) begin(now time.Time) {
 	for _, b := range r.batches[:min(r.slots, len(r.batches))] {
@@ -288,7 +370,7 @@ func (r *Replica[In, Out]) Activity() Activity {
 // once the batches it has are finished or given back.
 func (r *Replica[In, Out]) Detach() <-chan struct{} {
 	for _, b := range r.detach() {
-		r.recall(b)
+		r.opts.Recall(b)
 	}
 	return r.done
 }

@@ -65,7 +65,7 @@ func TestNothingIsSentAheadThatWouldMissTheObjective(t *testing.T) {
 	for slo, want := range map[time.Duration]int{0: 2, 30 * time.Millisecond: 1, 60 * time.Millisecond: 2} {
 		s := &scene{T: t, clock: newVirtualClock()}
 		s.Batcher = batch.New(options{Limits: batch.Limits{MaxBatchSize: 16, LatencySLO: slo, LeaveAtOnce: true}, Clock: s.clock})
-		s.replica = s.AttachAhead(1, 1, func(b *textBatch) { s.running = append(s.running, b) }, func(*textBatch) {})
+		s.replica = s.attachAhead()
 		s.teach(2, 3, 4, 5, 7, 9, 11, 13, 15, 16)
 		s.arrive("a")
 		s.arrive(strings.Split(strings.Repeat("b", 16), "")...)

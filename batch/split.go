@@ -95,23 +95,20 @@ func (s *split[In, Out]) joined(outs []Out) (out Out, err error) {
 
 // withdrawParts takes the waiting parts of a split query out of the queue. It
 // reports true if no part is being computed. b.mu is held.
-func (b *Batcher[In, Out]) withdrawParts(s *split[In, Out]) bool {
+func (b *Batcher[In, Out]) withdrawParts(s *split[In, Out], gone *abandoned[In, Out]) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.remaining == 0 {
 		return false // answered already
 	}
 	for _, part := range s.parts {
-		if part.group == nil {
+		if !b.withdraw(part, gone) {
 			continue
 		}
-		b.remove(part)
-		b.stats.Dropped++
 		s.remaining--
 		if s.err == nil {
 			s.err = left(b.opts.Name, part)
 		}
 	}
-	b.checkIdle()
 	return s.remaining == 0
 }

@@ -41,7 +41,7 @@ func TestALargeQueryIsSplitAndItsAnswersJoined(t *testing.T) {
 	check(t, "rest", s.rest(), "d,e,f: full, g h i: full")
 	check(t, "answer", q.Out, "A,B,C,D,E,F,G")
 	check(t, "Done", q.done, 1)
-	check(t, "trip", q.Trip, batch.Trip{Computed: 2 * time.Second, BatchID: 3, BatchSize: 3, Reason: batch.Full})
+	check(t, "trip", q.Trip, batch.Trip{Computed: 2 * time.Second, BatchID: 3, BatchSize: 3, Reason: batch.Full, Attempts: 1})
 }
 
 func TestASplitQueryFailsWhenOnePartFails(t *testing.T) {

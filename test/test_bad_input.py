@@ -175,18 +175,38 @@ def test_bytes_that_wait_are_limited_too(
     assert [first.result().text, second.result().text, small.result(30)] == ["60000", "60000", 100]
 
 
-def test_a_model_error_is_500_with_type_and_message_for_its_batch_and_nobody_else(
+def test_a_model_error_is_500_with_type_and_message_for_its_query_and_nobody_else(
     client: serve.Client, adder: Model, pool: ThreadPoolExecutor, gate: Gate, journal: Journal
 ) -> None:
     deploy(client, "adder", adder, max_batch_size=3)
     responses = behind_gate(client, pool, gate, journal, [13, 20, 21, 22, 23])
+    assert [response.text for response in responses[1:]] == ["21", "22", "23", "24"]
+    details = problem(responses[0], 500, "ValueError")
+    assert "13 is bad luck" in details["detail"]
+    assert "traceback" not in details
+    assert "test_bad_input.py" not in responses[0].text
+    assert "reason=retry" in responses[1].headers["Server-Timing"]
+    assert "attempts=2" in responses[1].headers["Server-Timing"]
+    assert "attempts" not in responses[4].headers["Server-Timing"]
+    assert journal.entries() == [[0], [13, 20, 21], [13], [20, 21], [22, 23]]
+    assert ask(client, "/adder?number=7").text == "8"
+
+
+def test_with_on_batch_error_fail_a_model_error_is_that_of_its_batch_and_nobody_else(
+    client: serve.Client, adder: Model, pool: ThreadPoolExecutor, gate: Gate, journal: Journal
+) -> None:
+    deploy(client, "adder", adder, max_batch_size=3, on_batch_error="fail")
+    responses = behind_gate(client, pool, gate, journal, [13, 20, 21, 22, 23])
     assert [response.text for response in responses[3:]] == ["23", "24"]
     for response in responses[:3]:
-        details = problem(response, 500, "ValueError")
-        assert "13 is bad luck" in details["detail"]
-        assert "traceback" not in details
-        assert "test_bad_input.py" not in response.text
-    assert ask(client, "/adder?number=7").text == "8"
+        assert "13 is bad luck" in problem(response, 500, "ValueError")["detail"]
+    assert journal.entries() == [[0], [13, 20, 21], [22, 23]]
+
+
+def test_an_unknown_on_batch_error_is_refused(client: serve.Client, adder: Model) -> None:
+    for wrong in ("ignore", 5):
+        with pytest.raises(shoal.InvalidArgument, match='on_batch_error must be "isolate" or "fail"'):
+            deploy(client, "adder", adder, on_batch_error=wrong)
 
 
 def test_a_traceback_is_shown_where_the_config_says_so(client: serve.Client, adder: Model) -> None:
@@ -207,11 +227,10 @@ def test_a_model_error_is_raised_in_python_as_itself_with_its_traceback(
         refs = [handle.remote(number=n) for n in (20, 13, 21, 22, 23)]
         until(lambda: unanswered(client, "adder") == 6, "five queries to wait")
     assert first.result(30) == 1
-    for ref in refs[:3]:
-        with pytest.raises(ValueError, match="13 is bad luck") as caught:
-            ref.result(30)
-        assert "test_bad_input.py" in str(caught.value.__cause__)
-    assert shoal.get(refs[3:], timeout=30) == [23, 24]
+    with pytest.raises(ValueError, match="13 is bad luck") as caught:
+        refs.pop(1).result(30)
+    assert "test_bad_input.py" in str(caught.value.__cause__)
+    assert shoal.get(refs, timeout=30) == [21, 22, 23, 24]
     assert handle.remote(number=7).result(30) == 8
 
 
@@ -319,12 +338,10 @@ def test_a_wrong_answer_count_names_backend_expected_and_got(
 ) -> None:
     deploy(client, "adder", adder, max_batch_size=3)
     responses = behind_gate(client, pool, gate, journal, [14, 20, 21, 22, 23])
-    assert [response.text for response in responses[3:]] == ["23", "24"]
-    for response in responses[:3]:
-        detail = problem(response, 500, "WrongAnswerCount")["detail"]
-        assert "adder" in detail
-        assert "2" in detail
-        assert "3" in detail
+    assert [response.text for response in responses[1:]] == ["21", "22", "23", "24"]
+    detail = problem(responses[0], 500, "WrongAnswerCount")["detail"]
+    assert "adder" in detail
+    assert "returned 0 answers for a batch of 1" in detail
     assert ask(client, "/adder?number=7").text == "8"
     with pytest.raises(shoal.WrongAnswerCount, match="adder"):
         client.get_handle("adder").remote(number=14).result(30)

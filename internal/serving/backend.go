@@ -75,6 +75,13 @@ type TakesAhead[In, Out any] interface {
 	Recall(*batch.Batch[In, Out])
 }
 
+// Cancels is an Instance that can tell its model that nobody waits for a batch
+// any more.
+type Cancels interface {
+	// Cancel is [batch.ReplicaOptions].Cancel.
+	Cancel(id uint64)
+}
+
 // BackendStatus is a backend as operators see it.
 type BackendStatus struct {
 	Name     string          `json:"name"`
@@ -127,8 +134,11 @@ type Stats struct {
 	Dropped    uint64            `json:"dropped"`
 	Failed     uint64            `json:"failed"`
 	Batches    uint64            `json:"batches"`
-	Ahead      uint64            `json:"ahead"`    // batches sent to a replica that was still busy
-	Returned   uint64            `json:"returned"` // of those, the ones given back before they began
+	Ahead      uint64            `json:"ahead"`          // batches sent to a replica that was still busy
+	Returned   uint64            `json:"returned"`       // of those, the ones given back before they began
+	Isolated   uint64            `json:"isolated"`       // batches that failed as a whole and were computed again in parts
+	Poison     uint64            `json:"poison"`         // queries refused because replicas died of them
+	Wasted     float64           `json:"wasted_seconds"` // of computing for callers that had left
 	MeanBatch  float64           `json:"mean_batch"`
 	BatchSizes map[int]uint64    `json:"batch_sizes"`
 	Reasons    map[string]uint64 `json:"reasons"`

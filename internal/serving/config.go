@@ -81,7 +81,22 @@ type Config struct {
 	CallerWeights map[string]float64 `json:"caller_weights,omitempty"`
 	// IsolateCallers never lets two callers share a batch.
 	IsolateCallers bool `json:"isolate_callers"`
+	// OnBatchError says what becomes of a batch that fails as a whole. Default
+	// Isolate.
+	OnBatchError OnBatchError `json:"on_batch_error"`
 }
+
+// OnBatchError says what becomes of a batch of which the model raises an error
+// for all, or whose worker dies.
+type OnBatchError string
+
+const (
+	// Isolate has it computed again in parts, until the guilty queries stand alone.
+	Isolate OnBatchError = "isolate"
+	// FailAll fails all of its queries, for models whose calls have effects that
+	// must not be repeated.
+	FailAll OnBatchError = "fail"
+)
 
 // DecodeConfig reads a config in JSON on top of base: absent keys keep base's
 // values. An unknown key is an error that names the nearest right one.
@@ -135,8 +150,10 @@ func unfit(value json.RawMessage, err error) string {
 		want = "an object"
 	case reflect.Float64: // of caller_weights, the only one that holds numbers
 		want = "an object whose values are numbers"
-	default: // of env, the only one that holds texts
-		want = "an object whose values are texts"
+	case reflect.String:
+		if want = "an object whose values are texts"; wrong.Type == reflect.TypeFor[OnBatchError]() {
+			want = `"isolate" or "fail"`
+		}
 	}
 	return fmt.Sprintf(" must be %s, not %.100s", want, bytes.TrimSpace(value))
 }
@@ -171,6 +188,8 @@ func (c Config) validate(set map[string]json.RawMessage) error {
 		return Errorf(InvalidArgument, "config: timeout must be more than 0, got %v", time.Duration(c.Timeout))
 	case c.BatchWaitTimeout < 0:
 		return Errorf(InvalidArgument, "config: batch_wait_timeout must not be negative, got %v", time.Duration(c.BatchWaitTimeout))
+	case c.OnBatchError != "" && c.OnBatchError != Isolate && c.OnBatchError != FailAll:
+		return Errorf(InvalidArgument, "config: on_batch_error must be \"isolate\" or \"fail\", got %q", c.OnBatchError)
 	}
 	for _, check := range []func() error{c.validateSLO, c.validateOverload, c.validateWatch, c.validateScale, c.validateLimits, c.validateEnv, c.WarmUp.check} {
 		if err := check(); err != nil {
@@ -320,11 +339,19 @@ func (c Config) withDefaults(batched bool) Config {
 	if c.ScaleDownDelay == 0 {
 		c.ScaleDownDelay = Duration(5 * time.Minute)
 	}
+	if c.OnBatchError == "" {
+		c.OnBatchError = Isolate
+	}
 	return c
 }
 
 func (c Config) limits() batch.Limits {
+	onError := batch.Isolate
+	if c.OnBatchError == FailAll {
+		onError = batch.FailAll
+	}
 	return batch.Limits{
+		OnError:      onError,
 		MaxBatchSize: c.MaxBatchSize, BatchWaitTimeout: time.Duration(c.BatchWaitTimeout), LeaveAtOnce: c.LeaveAtOnce, LatencySLO: time.Duration(c.LatencySLO),
 		MaxQueued: c.MaxQueued, MaxQueuedBytes: int64(c.MaxQueuedBytes),
 		QueueTimeTarget: time.Duration(c.QueueTimeTarget), ComputeLate: c.ComputeLate,

@@ -15,7 +15,7 @@ func ModelFailure(backend string, err error, trip batch.Trip) error {
 	if err == nil || trip.BatchID == 0 {
 		return err
 	}
-	if _, ok := errors.AsType[*batch.CountError](err); ok || errors.Is(err, batch.ErrStopped) {
+	if _, ok := errors.AsType[*batch.CountError](err); ok || errors.Is(err, batch.ErrStopped) || errors.Is(err, batch.ErrAbandoned) {
 		return err
 	}
 	if own, ok := errors.AsType[*ModelError](err); ok {

@@ -120,7 +120,7 @@ func onBatch[In, Out any](o Observer) func(*batch.Batch[In, Out]) {
 		return nil
 	}
 	return func(b *batch.Batch[In, Out]) {
-		o.Batch(len(b.Queries), b.Reason, b.Computed)
+		o.Batch(len(b.Queries)+b.Again, b.Reason, b.Computed)
 		for _, q := range b.Queries {
 			o.Queued(q.Trip.Queued)
 		}
@@ -341,9 +341,14 @@ func newStats(s batch.Stats) Stats {
 		Admitted: s.Admitted, Answered: s.Answered, Refused: s.Refused, Dropped: s.Dropped, Failed: s.Failed,
 		Batches: s.Batches, Ahead: s.Ahead, Returned: s.Returned, BatchSizes: s.Sizes, Reasons: make(map[string]uint64),
 		Refusals: make(map[string]uint64), Evicted: s.Evicted, Late: s.Late,
+		Isolated: s.Isolated, Poison: s.Poison, Wasted: s.Wasted.Seconds(),
+	}
+	queries := uint64(0)
+	for size, n := range s.Sizes {
+		queries += uint64(size) * n
 	}
 	if s.Batches > 0 {
-		stats.MeanBatch = float64(s.Answered+s.Failed) / float64(s.Batches)
+		stats.MeanBatch = float64(queries) / float64(s.Batches)
 	}
 	for _, reason := range batch.Reasons() {
 		if n := s.Reasons[reason]; n > 0 {

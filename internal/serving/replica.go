@@ -46,10 +46,14 @@ func (r *replica[In, Out]) attach(instance Instance[In, Out]) *batch.Replica[In,
 	r.set(StateReady, instance.PID())
 	r.pool.judge(nil, 0)
 	slots := r.pool.Config().MaxConcurrentBatches
+	opts := batch.ReplicaOptions[In, Out]{Slots: slots, Run: instance.Run}
 	if t, ok := instance.(TakesAhead[In, Out]); ok {
-		return r.pool.batcher.AttachAhead(slots, 1, instance.Run, t.Recall)
+		opts.Ahead, opts.Recall = 1, t.Recall
 	}
-	return r.pool.batcher.Attach(slots, instance.Run)
+	if c, ok := instance.(Cancels); ok {
+		opts.Cancel = c.Cancel
+	}
+	return r.pool.batcher.AttachReplica(opts)
 }
 
 // supervise watches over an instance and each that follows it.

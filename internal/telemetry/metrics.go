@@ -162,6 +162,9 @@ var (
 	batches  = describe("shoal_batches_total", "Batches by why they left when they did.", "reason")
 	ahead    = describe("shoal_batches_ahead_total", "Batches that were sent to a replica that was still busy.")
 	returned = describe("shoal_batches_returned_total", "Batches that a replica gave back before it began them.")
+	isolated = describe("shoal_batches_isolated_total", "Batches that failed as a whole and were computed again in parts.")
+	poison   = describe("shoal_queries_poison_total", "Queries that were refused because workers died of them.")
+	wasted   = describe("shoal_wasted_compute_seconds_total", "Time that was computed for callers that had left.")
 	queuing  = describe("shoal_queued_queries", "Queries that wait.")
 	running  = describe("shoal_running_queries", "Queries that are being computed.")
 	replicas = describe("shoal_replicas", "Replicas by state.", "state")
@@ -198,6 +201,9 @@ func (d deployed) Collect(out chan<- prometheus.Metric) {
 		count(dropped, b.Stats.Late, "late")
 		count(ahead, b.Stats.Ahead)
 		count(returned, b.Stats.Returned)
+		count(isolated, b.Stats.Isolated)
+		count(poison, b.Stats.Poison)
+		out <- prometheus.MustNewConstMetric(wasted, prometheus.CounterValue, b.Stats.Wasted, name)
 		for reason, n := range b.Stats.Reasons {
 			count(batches, n, reason)
 		}

@@ -20,7 +20,7 @@ from ._errors import InvalidArgument, WrongAnswerCount
 def compute_arrays(target: Target, plan: Plan | Exception, batch: ArrayBatch) -> Reply:
     """As compute, for queries whose inputs came as arrays."""
     try:
-        enter(not batch.api, batch.size)
+        enter(batch, batch.size)
         # Nobody but the model holds an array while it computes, nor after that.
         result = _checked(plan).call(*batch.take_requests(), **batch.take_arrays())
         return _reply(target, batch, result)
@@ -31,7 +31,7 @@ def compute_arrays(target: Target, plan: Plan | Exception, batch: ArrayBatch) ->
 async def compute_arrays_async(target: Target, plan: Plan, batch: ArrayBatch) -> Reply:
     """As compute_arrays, for an async function."""
     try:
-        enter(not batch.api, batch.size)
+        enter(batch, batch.size)
         result = await _checked(plan).call(*batch.take_requests(), **batch.take_arrays())
         return _reply(target, batch, result)
     except BaseException as exc:
@@ -43,7 +43,7 @@ def compute_columns(target: Target, plan: Plan, batch: Batch) -> Reply:
     try:
         answers = _Answers(target, batch)
         for group in _groups(target, plan, batch):
-            enter(False, len(group[0]))
+            enter(batch, len(group[0]))
             with answers.failing(group):
                 answers.add(group, plan.call(*_requests(plan, batch, group), **group[1]))
         return encode_result(batch, answers.in_order())
@@ -56,7 +56,7 @@ async def compute_columns_async(target: Target, plan: Plan, batch: Batch) -> Rep
     try:
         answers = _Answers(target, batch)
         for group in _groups(target, plan, batch):
-            enter(False, len(group[0]))
+            enter(batch, len(group[0]))
             with answers.failing(group):
                 answers.add(group, await plan.call(*_requests(plan, batch, group), **group[1]))
         return encode_result(batch, answers.in_order())

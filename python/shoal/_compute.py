@@ -50,7 +50,7 @@ def _call_batched(target: Target, plan: Plan, batch: Batch) -> Sequence[Any]:
     requests, kwargs = _lists(plan, batch)
     if batch.size and not requests:
         return _merge(target, batch, ())
-    enter(not batch.api, len(requests))
+    enter(batch, len(requests))
     result = plan.call(requests, **kwargs) if plan.takes_request else plan.call(**kwargs)
     return _merge(target, batch, as_answers(result, target.backend, batch.api))
 
@@ -59,7 +59,7 @@ async def _await_batched(target: Target, plan: Plan, batch: Batch) -> Sequence[A
     requests, kwargs = _lists(plan, batch)
     if batch.size and not requests:
         return _merge(target, batch, ())
-    enter(not batch.api, len(requests))
+    enter(batch, len(requests))
     result = await (plan.call(requests, **kwargs) if plan.takes_request else plan.call(**kwargs))
     return _merge(target, batch, as_answers(result, target.backend, batch.api))
 
@@ -116,7 +116,7 @@ def _call_each(plan: Plan, batch: Batch) -> list[Any]:
     for i, request in enumerate(batch.requests):
         try:
             kwargs = _arguments(plan, batch, i)
-            enter(not batch.api, 1)
+            enter(batch, 1)
             answers.append(plan.call(request, **kwargs) if plan.takes_request else plan.call(**kwargs))
         except BaseException as exc:
             answers.append(exc)
@@ -126,7 +126,7 @@ def _call_each(plan: Plan, batch: Batch) -> list[Any]:
 async def _await_each(plan: Plan, batch: Batch) -> list[Any]:
     async def one(i: int, request: Any) -> Any:
         kwargs = _arguments(plan, batch, i)
-        enter(not batch.api, 1)
+        enter(batch, 1)
         return await (plan.call(request, **kwargs) if plan.takes_request else plan.call(**kwargs))
 
     import asyncio  # only async models pay for it

@@ -36,6 +36,7 @@ KEYS = (
     "compute_late",
     "caller_weights",
     "isolate_callers",
+    "on_batch_error",
 )
 
 

@@ -21,10 +21,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import _wire
+from . import _context, _wire
 from ._answers import error_object
 from ._batch import Batch
 from ._call import Plan, Target
+from ._cancels import Cancels
 from ._claims import Claims
 from ._compute import Reply, compute, compute_async
 from ._load import load_target
@@ -355,14 +356,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m shoal._worker")
     parser.add_argument("--fd", type=int, required=True, help="descriptor of the socket to the server")
     parser.add_argument("--claims", type=int, required=True, help="descriptor of the pipe of claims")
+    parser.add_argument("--cancels", type=int, required=True, help="descriptor of the pipe of cancels")
     arguments = parser.parse_args()
     _sleep_exactly()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches us too; the server decides
-    for fd in (arguments.fd, arguments.claims):
+    for fd in (arguments.fd, arguments.claims, arguments.cancels):
         os.set_inheritable(fd, False)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)
+    _context.cancels = Cancels(arguments.cancels)
     status = serve(socket.socket(fileno=arguments.fd), Claims(arguments.claims))
     # Threads and exit handlers of the model get their time, but not for ever.
     threading.Thread(target=exit_later, name="exit", daemon=True).start()

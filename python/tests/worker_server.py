@@ -61,7 +61,9 @@ class WorkerServer:
         fd = theirs.fileno()
         claims, self.claims = os.pipe()
         os.set_blocking(claims, False)
-        inherited = [fd, claims]
+        cancels, self.cancels = os.pipe()
+        os.set_blocking(cancels, False)
+        inherited = [fd, claims, cancels]
         self.memory: Any = None
         self.room = (0, 0)
         self.kept: list[int] = []
@@ -72,7 +74,10 @@ class WorkerServer:
             self.memory = mmap.mmap(inherited[-1], shared)
             self.init["shared"] = {"fd": inherited[-1], "size": shared}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "shoal._worker", "--fd", str(fd), "--claims", str(claims)],
+            [
+                *(sys.executable, "-m", "shoal._worker"),
+                *("--fd", str(fd), "--claims", str(claims), "--cancels", str(cancels)),
+            ],
             pass_fds=inherited,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -100,6 +105,7 @@ class WorkerServer:
             self.process.kill()
             self.process.communicate()
             os.close(self.claims)
+            os.close(self.cancels)
             os.close(self.unclaimed)
 
     @property
@@ -155,6 +161,10 @@ class WorkerServer:
         if offer:
             os.write(self.claims, struct.pack("<Q", self.next_id + 1))
         return self.send(origin, items, flags=_wire.MUST_CLAIM)
+
+    def cancel(self, *batch_ids) -> None:
+        """Tell the worker that every caller of the batches has left."""
+        os.write(self.cancels, struct.pack(f"<{len(batch_ids)}Q", *batch_ids))
 
     def send(self, origin, items, method="", flags=0) -> int:
         self.next_id += 1

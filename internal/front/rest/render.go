@@ -142,6 +142,10 @@ func appendServerTiming(buf []byte, t batch.Trip) []byte {
 	buf = append(buf, t.Reason.String()...)
 	buf = append(buf, " id="...)
 	buf = strconv.AppendUint(buf, t.BatchID, 10)
+	if t.Attempts > 1 {
+		buf = append(buf, " attempts="...)
+		buf = strconv.AppendInt(buf, int64(t.Attempts), 10)
+	}
 	return append(buf, '"')
 }
 

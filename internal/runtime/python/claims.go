@@ -26,7 +26,7 @@ func newClaims() (*claims, error) {
 // inherited is to be called once a process was started with the reading end,
 // which made it blocking for both sides.
 func (c *claims) inherited() error {
-	return c.onRead(func(fd int) error { return syscall.SetNonblock(fd, true) })
+	return onDescriptor(c.read, func(fd int) error { return syscall.SetNonblock(fd, true) })
 }
 
 // offer lets the worker claim a batch.
@@ -39,7 +39,7 @@ func (c *claims) offer(id uint64) error {
 // claimed. It never will.
 func (c *claims) withdraw() (ids []uint64) {
 	var buf [8]byte
-	err := c.onRead(func(fd int) error {
+	err := onDescriptor(c.read, func(fd int) error {
 		for {
 			// Ids are written and read whole: a pipe keeps writes that are this small together.
 			n, err := syscall.Read(fd, buf[:])
@@ -56,9 +56,9 @@ func (c *claims) withdraw() (ids []uint64) {
 	return ids
 }
 
-// onRead calls f with the reading end's descriptor, which stays open meanwhile.
-func (c *claims) onRead(f func(fd int) error) error {
-	raw, err := c.read.SyscallConn()
+// onDescriptor calls f with a file's descriptor, which stays open meanwhile.
+func onDescriptor(file *os.File, f func(fd int) error) error {
+	raw, err := file.SyscallConn()
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package python
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -131,7 +132,11 @@ func (r *faultyRuntime) spawnFaulty(serving.ReplicaSpec) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &process{conn: conn, claims: claims, stderr: &lines{emit: func(string) {}}}
+	cancels, err := newCancels()
+	if err != nil {
+		return nil, err
+	}
+	p := &process{conn: conn, claims: claims, cancels: cancels, stderr: &lines{emit: func(string) {}}}
 	if p.arena, err = newArena(); err != nil {
 		return nil, err
 	}
@@ -139,7 +144,7 @@ func (r *faultyRuntime) spawnFaulty(serving.ReplicaSpec) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := claims.inherited(); err != nil {
+	if err := errors.Join(claims.inherited(), cancels.inherited()); err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
@@ -192,7 +197,7 @@ func (b *body) inherit(w *faultyWorker, theirs *os.File, p *process) (err error)
 	if b.conn, err = net.FileConn(theirs); err != nil {
 		return err
 	}
-	if err := p.claims.onRead(func(fd int) error { b.claims, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); return err }); err != nil {
+	if err := onDescriptor(p.claims.read, func(fd int) error { b.claims, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); return err }); err != nil {
 		return err
 	}
 	// The whole of a sealed memory stays mapped without its descriptor.

@@ -181,6 +181,10 @@ func (w *faultyWorker) noise(n int) []byte {
 // receive reads a frame with a batch; nil is one that the server took back.
 func (w *faultyWorker) receive(kind wire.Kind, body []byte) (*received, error) {
 	b := new(received)
+	if kind == wire.Ping {
+		_ = w.send(wire.Pong) // if it cannot be sent, the next read tells
+		return nil, nil
+	}
 	if kind == wire.Shared {
 		if len(body) < 41 {
 			return nil, fmt.Errorf("SHARED of %d bytes", len(body))

@@ -25,7 +25,7 @@ func (w *worker) Interrupt(id uint64, err error) {
 	w.signal(syscall.SIGCONT) // a stopped process acts on signals once it goes on
 	time.AfterFunc(killAfter, w.kill)
 	if b != nil {
-		b.Finish(nil, err)
+		b.Interrupted(err)
 	}
 }
 
@@ -60,7 +60,7 @@ func (w *worker) Ping() (owes time.Time) {
 // has room for it.
 func (w *worker) ping() {
 	frame := wire.Begin(nil, wire.Ping)
-	if w.over != nil || wire.End(frame, 0, 0) != nil {
+	if w.over || wire.End(frame, 0, 0) != nil {
 		return
 	}
 	w.pinged = time.Now()

@@ -140,8 +140,8 @@ func TestAWorkerThatWasStoppedWhileItComputesIsReplaced(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	if err := doomed.wait().Err; serving.Describe(err).Code != serving.WorkerDied {
-		t.Errorf("its query got %v", err)
+	if other := mustPID(t, doomed.elsewhere()); other == pid {
+		t.Errorf("the worker that was stopped, %d, answered", pid)
 	}
 	replaced(t, b, pid)
 }

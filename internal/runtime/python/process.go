@@ -145,18 +145,20 @@ func (r *runtime) handshake(p *process, spec serving.ReplicaSpec) (readyFrame, e
 
 // process is a worker's process and what connects it.
 type process struct {
-	cmd    *exec.Cmd
-	conn   *net.UnixConn
-	claims *claims
-	arena  *arena // nil where the system has no shared memory
-	stderr *lines
+	cmd     *exec.Cmd
+	conn    *net.UnixConn
+	claims  *claims
+	cancels *cancels
+	arena   *arena // nil where the system has no shared memory
+	stderr  *lines
 }
 
 // What a worker inherits, after its standard streams.
 const (
-	connFD   = 3
-	claimsFD = 4
-	sharedFD = 5
+	connFD    = 3
+	claimsFD  = 4
+	cancelsFD = 5
+	sharedFD  = 6
 )
 
 // spawn starts the interpreter with one end of a socket pair.
@@ -173,14 +175,18 @@ func (r *runtime) spawn(spec serving.ReplicaSpec) (*process, error) {
 	log := func(stream string) func(string) {
 		return func(line string) { r.opts.Log(spec.Backend, spec.Index, stream, line) }
 	}
-	p := &process{conn: conn, claims: claims, stderr: &lines{emit: log("stderr")}}
+	cancels, err := newCancels()
+	if err != nil {
+		return nil, errors.Join(err, conn.Close(), claims.close())
+	}
+	p := &process{conn: conn, claims: claims, cancels: cancels, stderr: &lines{emit: log("stderr")}}
 	if p.arena, err = newArena(); err != nil {
 		// Large batches go through the socket then, as elsewhere.
 		r.opts.Logger.Warn("no shared memory for a worker", "backend", spec.Backend, "replica", spec.Index, "error", err)
 	}
 	python := cmp.Or(r.spec.Interpreter, r.opts.Interpreter)
-	p.cmd = exec.Command(python, "-m", "shoal._worker", "--fd", strconv.Itoa(connFD), "--claims", strconv.Itoa(claimsFD)) // #nosec G204 -- deployers choose it
-	p.cmd.ExtraFiles = []*os.File{theirs, claims.read}
+	p.cmd = exec.Command(python, "-m", "shoal._worker", "--fd", strconv.Itoa(connFD), "--claims", strconv.Itoa(claimsFD), "--cancels", strconv.Itoa(cancelsFD)) // #nosec G204 -- deployers choose it
+	p.cmd.ExtraFiles = []*os.File{theirs, claims.read, cancels.read}
 	if p.arena != nil {
 		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, p.arena.memory.file)
 	}
@@ -199,7 +205,7 @@ func (r *runtime) spawn(spec serving.ReplicaSpec) (*process, error) {
 		_ = p.reap() // it was killed
 		return nil, err
 	}
-	if err := claims.inherited(); err != nil {
+	if err := errors.Join(claims.inherited(), cancels.inherited()); err != nil {
 		p.kill()
 		return nil, errors.Join(fmt.Errorf("preparing a pipe: %w", err), p.reap())
 	}
@@ -243,7 +249,7 @@ func (p *process) reap() error {
 }
 
 func (p *process) close() error {
-	return errors.Join(p.conn.Close(), p.claims.close(), p.arena.close())
+	return errors.Join(p.conn.Close(), p.claims.close(), p.cancels.close(), p.arena.close())
 }
 
 // lines cuts what a process writes into lines and keeps the last few.

@@ -271,15 +271,15 @@ func TestAnInterpreterThatDoesNotExistIsReported(t *testing.T) {
 	}
 }
 
-func TestADeadWorkerFailsItsBatchAndIsReplaced(t *testing.T) {
+func TestAQueryThatKillsTwoWorkersIsRefusedAndTheyAreReplaced(t *testing.T) {
 	for _, how := range []string{"kill", "exit"} {
 		t.Run(how, func(t *testing.T) {
 			b := mustDeploy(t, "dies", serving.Config{})
 			before := b.Status().Replicas[0].PID
 			victim := submit(t, b, api(fmt.Sprintf(`{"how":%q}`, how)))
 			survivors := []func() *serving.Call{submit(t, b, web("/")), submit(t, b, web("/"))}
-			if c := victim(); serving.Describe(c.Err).Code != serving.WorkerDied {
-				t.Errorf("the query that killed the worker got %v", c.Err)
+			if c := victim(); serving.Describe(c.Err).Code != serving.WorkerDied || !strings.Contains(c.Err.Error(), "2 replicas") {
+				t.Errorf("the query that killed the workers got %v", c.Err)
 			}
 			for _, wait := range survivors {
 				if c := wait(); c.Err != nil || string(c.Response.Body) != "alive" {
@@ -287,7 +287,7 @@ func TestADeadWorkerFailsItsBatchAndIsReplaced(t *testing.T) {
 				}
 			}
 			after := b.Status().Replicas[0]
-			if after.PID == before || after.Restarts != 1 || after.State != serving.StateReady {
+			if after.PID == before || after.Restarts != 2 || after.State != serving.StateReady {
 				t.Errorf("replica after the death: %+v (pid before: %d)", after, before)
 			}
 		})

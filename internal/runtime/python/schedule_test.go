@@ -279,7 +279,7 @@ func (r *reference) failure(q *scheduled) error {
 	last, ran := r.last[q.id]
 	switch code := string(serving.Describe(q.call.Err).Code); code {
 	case string(serving.Canceled), string(serving.DeadlineExceeded):
-		if q.left && !q.withdraw {
+		if q.left { // also by a Withdraw that came too late, if the query was not computed for it
 			return nil
 		}
 	case string(serving.WorkerDied), string(serving.Unavailable): // of a crash loop

@@ -35,7 +35,7 @@ type worker struct {
 
 	writing sync.Mutex // guards the writing side of conn, and the fields below
 	frame   frameWriter
-	over    error // why batches are not taken any more; nil while they are
+	over    bool // batches are not taken any more
 
 	sending atomic.Uint64 // the batch that is being written; 0 for none
 
@@ -81,9 +81,9 @@ func (w *worker) Err() error { return w.err }
 // caller's goroutine: a queue in between would only cost a wake-up.
 func (w *worker) Run(b *callBatch) {
 	w.writing.Lock()
-	if over := w.over; over != nil {
+	if w.over {
 		w.writing.Unlock()
-		b.Finish(nil, over)
+		b.Return()
 		return
 	}
 	w.mu.Lock()
@@ -138,12 +138,27 @@ func (w *worker) Recall(*callBatch) {
 		return
 	}
 	var back []*callBatch
-	if w.over == nil {
+	if !w.over {
 		back = w.notBegun()
 	}
 	w.writing.Unlock()
 	for _, b := range back {
 		b.Return() // which may hand another batch to this worker
+	}
+}
+
+// Cancel implements serving.Cancels.
+func (w *worker) Cancel(id uint64) {
+	w.mu.Lock()
+	b := w.inFlight[id]
+	ahead := b != nil && b.Ahead
+	w.mu.Unlock()
+	if b == nil {
+		return
+	}
+	w.cancels.tell(id)
+	if ahead { // it may not have begun
+		w.Recall(b)
 	}
 }
 
@@ -347,7 +362,7 @@ func (w *worker) Stop(ctx context.Context) error {
 	return err
 }
 
-// failRest fails the batches that will not be answered any more; those that were
+// failRest ends the batches that will not be answered any more; those that were
 // not begun go back to the queue. It waits for one that is being written: its
 // queries are its callers' again once it failed.
 func (w *worker) failRest() {
@@ -364,9 +379,10 @@ func (w *worker) failRest() {
 		err = serving.Errorf(serving.WorkerDied, "the replica was replaced while it computed this: %v", verdict)
 	}
 	w.writing.Lock()
-	w.over = err
+	w.over = true
 	back := w.notBegun()
-	_ = w.claims.close() // the process is gone, nobody else has the pipe
+	_ = w.claims.close() // the process is gone, nobody else has the pipes
+	_ = w.cancels.close()
 	w.mu.Lock()
 	rest := w.inFlight
 	w.inFlight = make(map[uint64]*callBatch)
@@ -378,9 +394,9 @@ func (w *worker) failRest() {
 	}
 	for id, b := range rest {
 		if id == guilty { // it was being written when it should have been failed
-			b.Finish(nil, verdict)
+			b.Interrupted(verdict)
 		} else {
-			b.Finish(nil, err)
+			b.Lost(err)
 		}
 	}
 }

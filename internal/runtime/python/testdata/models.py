@@ -1,6 +1,9 @@
 """Models for the tests of the Go side."""
 
+import asyncio
+import ctypes
 import os
+import resource
 import signal
 import sys
 import threading
@@ -124,10 +127,33 @@ def stubborn(requests, *, how=None):
 
 
 @serve.accept_batch
+def poison(requests, *, how=None):
+    """Answers with the worker's pid, unless one query says what is to happen."""
+    for wish in how or ():
+        if wish == "raise":
+            raise ValueError("bad query")
+        if wish == "memory":
+            bytes(1 << 46)
+        elif wish == "limit":  # what a model does that the system gives no more memory
+            resource.setrlimit(resource.RLIMIT_AS, (1 << 20, resource.RLIM_INFINITY))
+            try:
+                bytearray(64 << 20)
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        elif wish == "exit":
+            os._exit(3)
+        elif wish == "abort":
+            os.abort()
+        elif wish == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif wish == "segfault":
+            ctypes.string_at(0)
+    return [os.getpid()] * len(requests)
+
+
+@serve.accept_batch
 async def blocks_its_loop(requests, *, block=None):
     """Answers; when asked to, it leaves something behind that holds the event loop up for good."""
-    import asyncio
-
     if block is not None and block[0]:
         asyncio.get_running_loop().call_later(0.05, time.sleep, 3600)
     return [os.getpid()] * len(requests)
@@ -144,3 +170,26 @@ def greedy(requests, *, mib=None, spin=None, files=None):
     if files is not None:
         taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(files[0])]
     return [os.getpid()] * len(requests)
+
+
+@serve.accept_batch
+def endless(requests, *, started=None):
+    """Computes until nobody waits for it, and writes down that it noticed."""
+    for path in started or ():
+        if path:
+            with open(path, "w") as f:
+                while not serve.context.cancelled:
+                    time.sleep(0.001)
+                f.write("cancelled")
+    return [serve.context.cancelled] * len(requests)
+
+
+@serve.accept_batch
+async def endless_async(requests, *, started=None):
+    for path in started or ():
+        if path:
+            with open(path, "w") as f:
+                while not serve.context.cancelled:
+                    await asyncio.sleep(0.001)
+                f.write("cancelled")
+    return [serve.context.cancelled] * len(requests)
