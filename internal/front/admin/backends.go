@@ -182,6 +182,12 @@ func (h *holding) Arrays(method string) *tensor.Signature {
 	return nil
 }
 
+// Prompt reports that Submit runs no code of the model's, as [serving.CallPool] does.
+func (h *holding) Prompt() bool {
+	b, ok := h.Backend.(interface{ Prompt() bool })
+	return ok && b.Prompt()
+}
+
 // Verify implements [serving.Verifier].
 func (h *holding) Verify(ctx context.Context, spec serving.VerifySpec) (serving.VerifyReport, error) {
 	return verifierOf(h.Backend).Verify(ctx, spec)

@@ -44,7 +44,7 @@ func TestNobodyAnswers(t *testing.T) {
 func TestDialRefusesWhatIsNoAddress(t *testing.T) {
 	for _, address := range []string{"", "unix:", "/run/shoal.sock", "127.0.0.1:1", "ftp://h", "http://", "http://h/path", "http://h:port:1"} {
 		_, err := Dial(address, "", nil)
-		wantCode(t, err, serving.InvalidArgument, "must be unix:/path or http://host:port")
+		wantCode(t, err, serving.InvalidArgument, "must be unix:/path, http://host:port or https://host:port")
 	}
 }
 

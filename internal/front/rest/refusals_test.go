@@ -108,7 +108,7 @@ func TestMalformedJSON(t *testing.T) {
 		{"not UTF-8", "[\"\xff\"]", 2, 1, 3},
 		{"a line break in a text", "\"a\nb\"", 2, 1, 3},
 		{"NaN", "[NaN]", 1, 1, 2},
-		{"a deep nest", strings.Repeat("[", 20_000), 10_000, 1, 10_001},
+		{"a deep nest", strings.Repeat("[", 20_000), maxDepth, 1, maxDepth + 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, kind := range []string{"application/json", "application/JSON; charset=utf-8", "application/problem+json"} {

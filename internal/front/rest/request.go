@@ -92,10 +92,11 @@ func checkJSON(method, contentType string, body []byte) error {
 	if contentType == "" || (len(body) == 0 && (method == http.MethodGet || method == http.MethodHead)) || !isJSON(contentType) {
 		return nil
 	}
-	switch {
-	case tooDeep(body):
-		return serving.Errorf(serving.InvalidArgument, "the body is nested too deeply: at most %d levels of lists and objects are possible", maxDepth)
-	case json.Valid(body) && utf8.Valid(body):
+	if at := tooDeep(body); at >= 0 {
+		reason := fmt.Sprintf("nested too deeply, at most %d levels of lists and objects are possible", maxDepth)
+		return wrongAt(body, at, reason)
+	}
+	if json.Valid(body) && utf8.Valid(body) {
 		return nil
 	}
 	return explainJSON(body)
@@ -105,11 +106,11 @@ func checkJSON(method, contentType string, body []byte) error {
 // give up, within a batch that holds others' queries.
 const maxDepth = 500
 
-// tooDeep reports whether lists and objects are nested too deeply. Nearly all bodies
-// have too few of them.
-func tooDeep(body []byte) bool {
+// tooDeep returns where lists and objects are nested too deeply, -1 if they are not.
+// Nearly all bodies have too few of them.
+func tooDeep(body []byte) int {
 	if bytes.Count(body, []byte{'['})+bytes.Count(body, []byte{'{'}) <= maxDepth {
-		return false
+		return -1
 	}
 	depth, inString := 0, false
 	for i := 0; i < len(body); i++ {
@@ -121,13 +122,13 @@ func tooDeep(body []byte) bool {
 		case inString:
 		case c == '[' || c == '{':
 			if depth++; depth > maxDepth {
-				return true
+				return i
 			}
 		case c == ']' || c == '}':
 			depth--
 		}
 	}
-	return false
+	return -1
 }
 
 func isJSON(contentType string) bool {
@@ -140,19 +141,25 @@ func isJSON(contentType string) bool {
 }
 
 func explainJSON(body []byte) *jsonError {
-	e := &jsonError{reason: "invalid UTF-8", offset: int64(invalidUTF8(body))}
+	reason, offset := "invalid UTF-8", invalidUTF8(body)
 	var value json.RawMessage
 	if syntax, ok := errors.AsType[*json.SyntaxError](json.Unmarshal(body, &value)); ok {
 		// The decoder counts the byte that it could not take. At the end it takes a space.
-		e.reason, e.offset = syntax.Error(), max(0, syntax.Offset-1)
-		if strings.HasPrefix(e.reason, "unexpected end") || strings.HasPrefix(e.reason, "invalid character ' '") && body[e.offset] != ' ' {
-			e.reason, e.offset = "unexpected end of JSON input", int64(len(body))
+		reason, offset = syntax.Error(), max(0, int(syntax.Offset)-1)
+		if strings.HasPrefix(reason, "unexpected end") || strings.HasPrefix(reason, "invalid character ' '") && body[offset] != ' ' {
+			reason, offset = "unexpected end of JSON input", len(body)
 		}
 	}
-	before := body[:e.offset]
-	e.line = 1 + bytes.Count(before, []byte{'\n'})
-	e.column = len(before) - bytes.LastIndexByte(before, '\n')
-	return e
+	return wrongAt(body, offset, reason)
+}
+
+// wrongAt says what is wrong with a body, and where.
+func wrongAt(body []byte, offset int, reason string) *jsonError {
+	before := body[:offset]
+	return &jsonError{
+		reason: reason, offset: int64(offset),
+		line: 1 + bytes.Count(before, []byte{'\n'}), column: len(before) - bytes.LastIndexByte(before, '\n'),
+	}
 }
 
 // invalidUTF8 returns where the first byte that is not UTF-8 is.
