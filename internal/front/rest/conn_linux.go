@@ -141,15 +141,11 @@ func (c *conn) hasLeft() (left, broken bool) {
 func (x *flight) room() []byte {
 	body := x.kept.request.Body
 	if len(body) == cap(body) {
-		grown := make([]byte, len(body), min(x.length, max(firstRoom, 4*len(body))))
-		copy(grown, body)
-		body = grown
+		body = grown(body, x.length)
 		x.kept.request.Body = body
 	}
 	return body[len(body):min(cap(body), x.length)]
 }
-
-const firstRoom = 256 << 10
 
 // fill takes n bytes that were read into the room and reports whether the body is whole.
 func (x *flight) fill(n int) bool {

@@ -59,11 +59,34 @@ func (f *Front) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	case n > f.opts.MaxBodyBytes:
 		return nil, &http.MaxBytesError{Limit: f.opts.MaxBodyBytes}
 	case n > 0:
-		body := make([]byte, n)
-		_, err := io.ReadFull(r.Body, body)
-		return body, err
+		return readBody(r.Body, int(n))
 	}
 	return io.ReadAll(http.MaxBytesReader(w, r.Body, f.opts.MaxBodyBytes))
+}
+
+// firstRoom is how much room a body gets before anything of it has come.
+const firstRoom = 256 << 10
+
+// grown returns a body of n bytes in all with more room, in proportion to what has
+// come: to announce a body takes no memory.
+func grown(body []byte, n int) []byte {
+	more := make([]byte, len(body), min(n, max(firstRoom, 4*len(body))))
+	copy(more, body)
+	return more
+}
+
+// readBody reads a body of n bytes.
+func readBody(from io.Reader, n int) (body []byte, err error) {
+	for len(body) < n && err == nil {
+		var more int
+		body = grown(body, n)
+		more, err = io.ReadFull(from, body[len(body):cap(body)])
+		body = body[:len(body)+more]
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return body, err
 }
 
 // jsonError says where a body is not JSON.
