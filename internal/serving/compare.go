@@ -57,7 +57,10 @@ type Difference struct {
 // with the tolerance, all else byte by byte.
 func (c Compare) Answers(a, b Answer) Difference {
 	if a.Err != nil || b.Err != nil {
-		return Difference{What: unequal("", outcome(a), outcome(b))}
+		if x, y := outcome(a), outcome(b); x != y {
+			return Difference{What: unequal("", x, y)}
+		}
+		return Difference{}
 	}
 	if x, y := statusOf(a), statusOf(b); x != y {
 		return Difference{What: unequal("", "status "+strconv.Itoa(x), "status "+strconv.Itoa(y))}
@@ -246,8 +249,14 @@ func (d *deep) near(x, y float64) bool {
 	return math.Abs(x-y) <= max(d.Tolerance, d.Tolerance*max(math.Abs(x), math.Abs(y)))
 }
 
+// differ notes two values that differ: it always says something, since without
+// words answers count as the same.
 func (d *deep) differ(path []string, a, b any) bool {
-	d.What = unequal(strings.Join(path, "."), short(a), short(b))
+	at, x, y := strings.Join(path, "."), short(a), short(b)
+	d.What = unequal(at, x, y)
+	if x == y { // what tells them apart was cut off
+		d.What = labeled(at, fmt.Sprintf("both begin with %s, they differ at character %d", x, 1+common(written(a), written(b))))
+	}
 	return false
 }
 
@@ -259,20 +268,33 @@ func (d *deep) ignored(path []string) bool {
 }
 
 // short shows a value in little room: samples of differences are kept.
-func short(v any) string {
+func short(v any) string { return fmt.Sprintf("%.40s", written(v)) }
+
+// written is a value as JSON writes it.
+func written(v any) string {
 	text, err := json.Marshal(v)
 	if err != nil {
-		return fmt.Sprintf("%.40v", v)
+		return fmt.Sprint(v)
 	}
-	return fmt.Sprintf("%.40s", text)
+	return string(text)
 }
 
-func unequal(path, a, b string) string {
-	if a == b {
-		return ""
+// common counts the characters with which both texts begin.
+func common(a, b string) int {
+	x, y := []rune(a), []rune(b)
+	n := 0
+	for n < min(len(x), len(y)) && x[n] == y[n] {
+		n++
 	}
+	return n
+}
+
+// unequal says that two things differ which look different.
+func unequal(path, a, b string) string { return labeled(path, fmt.Sprintf("%s, and %s", a, b)) }
+
+func labeled(path, what string) string {
 	if path == "" {
-		return fmt.Sprintf("%s, and %s", a, b)
+		return what
 	}
-	return fmt.Sprintf("%.80s: %s, and %s", path, a, b)
+	return fmt.Sprintf("%.80s: %s", path, what)
 }

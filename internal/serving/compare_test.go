@@ -16,6 +16,7 @@ func TestAnswersAreComparedAsTheSpecSays(t *testing.T) {
 	}
 	status := func(n int) serving.Answer { return serving.Answer{Response: serving.Response{Status: n}} }
 	fails := func(code serving.Code) serving.Answer { return serving.Answer{Err: serving.Errorf(code, "x")} }
+	long, huge := strings.Repeat("The answers begin alike. ", 4)[:80], strings.Repeat("7", 400)
 	for i, test := range []struct {
 		how  serving.Compare
 		a, b serving.Answer
@@ -41,6 +42,10 @@ func TestAnswersAreComparedAsTheSpecSays(t *testing.T) {
 		{a: status(404), b: status(200), want: "status 404, and status 200"},
 		{a: fails(serving.WorkerDied), b: fails(serving.WorkerDied)},
 		{a: fails(serving.WorkerDied), b: text("a"), want: "WorkerDied, and an answer"},
+		{a: answer(`{"a": "` + long + `x"}`), b: answer(`{"a": "` + long + `x"}`)},
+		{a: answer(`{"a": "` + long + `x"}`), b: answer(`{"a": "` + long + `y"}`), want: `a: both begin with "` + long[:39] + `, they differ at character 82`},
+		{a: answer(`"` + long + `"`), b: answer(`"` + long + `é"`), want: `both begin with "` + long[:39] + `, they differ at character 82`},
+		{a: answer(huge + "1"), b: answer(huge + "2"), want: "both begin with " + huge[:40] + ", they differ at character 401"}, // beyond a float
 	} {
 		if got := test.how.Answers(test.a, test.b); got.What != test.want {
 			t.Errorf("%d: %q, want %q", i, got.What, test.want)
