@@ -214,8 +214,8 @@ func (b *Batcher[In, Out]) drained(now time.Time) time.Duration {
 	most := b.limits.MaxBatchSize
 	batches := (b.waiting.cost + most - 1) / most
 	wait := time.Duration(float64(batches) * b.service.at(most) / float64(slots))
-	if b.running > 0 {
-		wait += b.nextFree(now).Sub(now)
+	if next := b.nextFree(now); !next.IsZero() {
+		wait += next.Sub(now)
 	}
 	return wait
 }

@@ -252,6 +252,9 @@ func (b *Batcher[In, Out]) admit(q *Query[In, Out], key string, now time.Time, w
 	if b.draining {
 		return nil, ErrDraining
 	}
+	if b.refusal != nil {
+		return nil, b.refusal
+	}
 	if err := b.inTime(q, now); err != nil {
 		return nil, err
 	}
@@ -447,7 +450,7 @@ func (b *Batcher[In, Out]) Load() Load {
 	now := b.opts.Clock.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	l := Load{Busy: b.computed, Queued: b.waiting.len, Running: b.running, Admitted: b.stats.Admitted}
+	l := Load{Busy: b.computed, Queued: b.waiting.len + b.suspects, Running: b.running, Admitted: b.stats.Admitted}
 	if q := b.waiting.oldest; q != nil {
 		l.OldestWait = now.Sub(q.arrived)
 	}

@@ -75,6 +75,9 @@ func (b *Batcher[In, Out]) dispatch(now time.Time, w *work[In, Out]) {
 	if limits.BatchWaitTimeout = b.wait(); b.draining {
 		limits.BatchWaitTimeout = 0
 	}
+	if len(b.replicas) == 0 && b.waiting.len+b.suspects > 0 {
+		w.starved = true
+	}
 	for b.free > 0 || b.ahead > 0 {
 		if len(b.isolations) > 0 {
 			if b.dispatchPart(now, w) {

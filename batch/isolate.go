@@ -43,7 +43,7 @@ func (b *Batcher[In, Out]) isolate(batch *Batch[In, Out], err error, how failure
 		s.running = false
 		s.fail(n, batch.part != nil, died)
 	}
-	retry := s != nil && !b.gaveUp && !errors.Is(err, ErrStopped)
+	retry := s != nil && !b.gaveUp && b.refusal == nil && !errors.Is(err, ErrStopped)
 	var again []*Query[In, Out]
 	final := batch.Queries[:0]
 	for _, q := range batch.Queries {

@@ -1,7 +1,9 @@
 package batch
 
+import "slices"
+
 // Refuse makes Submit refuse every query with err, and fails with it those that
-// wait: nobody will compute them for a while. What is being computed goes on. Nil
+// wait, also for another try: nobody will compute them for a while. What is being computed goes on. Nil
 // ends that.
 func (b *Batcher[In, Out]) Refuse(err error) {
 	var work work[In, Out]
@@ -10,6 +12,12 @@ func (b *Batcher[In, Out]) Refuse(err error) {
 	if err != nil {
 		for q := b.waiting.oldest; q != nil; q = b.waiting.oldest {
 			b.drop(q, err, &work)
+		}
+		for _, s := range slices.Clone(b.isolations) {
+			for _, q := range s.waiting() {
+				b.drop(q, err, &work)
+			}
+			b.checkOver(s)
 		}
 	}
 	b.mu.Unlock()

@@ -52,3 +52,53 @@ func TestABatcherThatRefusesFailsWhatWaitsAndFinishesWhatRuns(t *testing.T) {
 		}
 	})
 }
+
+func TestABatcherThatRefusesFailsWhatWaitsForAnotherTry(t *testing.T) {
+	hopeless := errors.New("hopeless")
+	for name, order := range map[string][]string{
+		"the batch failed before": {"fail", "refuse"},
+		"it fails later":          {"refuse", "fail"},
+		"it comes back later":     {"refuse", "return"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t, options{Limits: batch.Limits{MaxBatchSize: 4}})
+			s.arrive("busy")
+			asked := s.arrive("a", "b")
+			s.next()
+			s.replica.Detach()
+			want := hopeless
+			for _, step := range order {
+				switch step {
+				case "refuse":
+					s.Refuse(hopeless)
+				case "return":
+					s.running[0].Return()
+				case "fail":
+					s.running[0].Lost(errModel)
+					if order[0] == "fail" {
+						check(t, "queued", s.Load().Queued, 2)
+					} else {
+						want = errModel
+					}
+				}
+			}
+			for _, q := range asked {
+				check(t, "Done", q.done, 1)
+				check(t, "error", errors.Is(q.Err, want), true)
+			}
+			s.running = nil
+			check(t, "drain", s.Drain(t.Context()), nil)
+		})
+	}
+}
+
+func TestAQueueWithoutAReplicaIsToldOfWheneverItIsLookedAt(t *testing.T) {
+	told := 0
+	b := batch.New(batch.Options[int, int]{OnStarved: func() { told++ }})
+	q := &batch.Query[int, int]{Done: func(*batch.Query[int, int]) {}}
+	check(t, "submit", b.Submit(q), nil)
+	check(t, "told", told, 1)
+	b.Update(batch.Limits{MaxBatchSize: 2}) // as when several calls are taken in at once
+	check(t, "told", told, 2)
+	check(t, "withdrawn", b.Withdraw(q), true)
+}

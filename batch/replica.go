@@ -176,7 +176,7 @@ func (b *Batch[In, Out]) trip(q *Query[In, Out]) Trip {
 
 // Return gives a batch that its replica has not begun to compute back to the
 // queue, where its queries take their old places; after a Drain that had not
-// enough time they fail with ErrDraining. Then it must not be completed.
+// enough time they fail with ErrDraining, after a Refuse with its error. Then it must not be completed.
 func (b *Batch[In, Out]) Return() {
 	m := b.replica.batcher
 	now := m.opts.Clock.Now()
@@ -196,6 +196,8 @@ func (b *Batch[In, Out]) Return() {
 		switch {
 		case m.gaveUp:
 			m.drop(q, ErrDraining, &work)
+		case m.refusal != nil:
+			m.drop(q, m.refusal, &work)
 		case q.gone:
 			m.drop(q, left(m.opts.Name, q), &work)
 		}

@@ -1,6 +1,7 @@
 package serving
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -26,6 +27,7 @@ type replica[In, Out any] struct {
 	pause    *backoff.ExponentialBackOff
 	next     time.Duration // the pause before the next start
 	failures int           // since an instance was last of use
+	slots    int           // of the instance that was restarted last; 0 before
 
 	mu      sync.Mutex
 	now     ReplicaStatus
@@ -45,7 +47,7 @@ func (r *replica[In, Out]) attach(instance Instance[In, Out]) *batch.Replica[In,
 	r.pool.newest.Store(&instance)
 	r.set(StateReady, instance.PID())
 	r.pool.judge(nil, 0)
-	slots := r.pool.Config().MaxConcurrentBatches
+	slots := cmp.Or(r.slots, r.pool.Config().MaxConcurrentBatches)
 	opts := batch.ReplicaOptions[In, Out]{Slots: slots, Run: instance.Run}
 	if t, ok := instance.(TakesAhead[In, Out]); ok {
 		opts.Ahead, opts.Recall = 1, t.Recall
@@ -171,6 +173,7 @@ func (r *replica[In, Out]) restart() Instance[In, Out] {
 		spec := ReplicaSpec{Backend: r.pool.name, Index: r.index, Config: r.pool.Config()}
 		instance, err := r.pool.launch(r.stopping, spec)
 		if err == nil {
+			r.slots = spec.Config.MaxConcurrentBatches // the pool's may have changed meanwhile
 			r.pool.log.Info("replica restarted", "replica", r.index, "pid", instance.PID())
 			return instance
 		}

@@ -23,6 +23,7 @@ type scaler struct {
 	active   time.Time     // when there was last anything to do
 	pause    *backoff.ExponentialBackOff
 	blocked  time.Time // until when nothing is started, because a start failed
+	refusing bool      // queries are refused until then
 
 	woken   chan struct{} // has room for one: a query waits and there is no replica
 	changed chan struct{} // has room for one: the config changed
@@ -106,10 +107,7 @@ func (p *Pool[In, Out]) scale(ctx context.Context) {
 			p.wake(ctx)
 		case <-s.changed: // which started what replicas there should be
 			s.active, s.auto = time.Now(), autoscaler{}
-			if !s.blocked.IsZero() {
-				s.blocked = time.Time{}
-				p.batcher.Refuse(nil)
-			}
+			p.unblock()
 		case <-timer.C:
 			p.adjust(ctx)
 		}
@@ -140,9 +138,11 @@ func (p *Pool[In, Out]) adjust(ctx context.Context) {
 	s, c, now := p.scaler, p.Config(), time.Now()
 	if s.sleeps() {
 		if !now.Before(s.blocked) { // the next query may try again
-			s.blocked = time.Time{}
 			s.stand(true, StateIdle, "")
-			p.batcher.Refuse(nil)
+			p.unblock()
+			if p.batcher.Load().Queued > 0 { // they came before anybody was refused
+				p.wake(ctx)
+			}
 		}
 		return
 	}
@@ -242,6 +242,7 @@ func (p *Pool[In, Out]) sleep() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s.stand(true, StateIdle, "")
+	s.blocked = time.Time{} // that another replica could not be started says nothing of the first
 	if load := p.batcher.Load(); load.Admitted != s.admitted || load.Queued+load.Running > 0 {
 		s.stand(false, "", "")
 		return
@@ -273,9 +274,10 @@ func (p *Pool[In, Out]) wake(ctx context.Context) {
 	}
 	s.pause.Reset()
 	s.count(woke)
+	p.unblock()
 	p.adopt(instances, index)
 	s.stand(false, "", "")
-	s.active, s.auto, s.blocked = time.Now(), autoscaler{}, time.Time{}
+	s.active, s.auto = time.Now(), autoscaler{}
 	took := time.Since(began)
 	if p.observer != nil {
 		p.observer.ColdStart(took)
@@ -298,5 +300,16 @@ func (p *Pool[In, Out]) cannotWake(err error) {
 	if !errors.Is(err, context.Canceled) {
 		p.log.Error("an idle backend could not be started again", "next_start_in", pause, "error", err, "diagnosis", traceback(err))
 	}
+	s.refusing = true
 	p.batcher.Refuse(refusal)
+}
+
+// unblock ends what cannotWake began.
+func (p *Pool[In, Out]) unblock() {
+	s := p.scaler
+	s.blocked = time.Time{}
+	if s.refusing {
+		s.refusing = false
+		p.batcher.Refuse(nil)
+	}
 }
