@@ -54,7 +54,7 @@ def test_schemathesis_finds_no_failure_and_no_undocumented_status(
     client: serve.Client, tmp_path: Path
 ) -> None:
     deploy_several(client)
-    command = [
+    command: list[str | Path] = [
         Path(sys.executable).parent / "schemathesis", "run", f"http://{client.http_address}/openapi.json",
         "--checks", CHECKS, "--seed", "1", "--max-examples", "15", "--phases", "examples,coverage,fuzzing",
         "--generation-database", "none", "--no-color", "--request-timeout", "30",

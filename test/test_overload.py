@@ -26,7 +26,7 @@ def handle(client: serve.Client, gate: Gate, journal: Journal) -> Any:
             name = [request.args["name"] for request in requests]
         journal.add(name)
         gate.wait()
-        return name
+        return list(name)
 
     deploy(client, "model", model, max_batch_size=2, max_queued=6, leave_at_once=True)
     return client.get_handle("model")

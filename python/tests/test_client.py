@@ -223,7 +223,7 @@ def test_bad_addresses(bad):
 
 def test_good_addresses():
     assert str(_address.parse("http://[::1]:80/")) == "http://[::1]:80"
-    assert _address.parse("http://h:1")[1:] == ("h", 1)
+    assert _address.parse("http://h:1")[1:] == ("h", 1, False)
 
 
 def test_connect_finds_the_one_server_that_runs(tmp_path, monkeypatch):
