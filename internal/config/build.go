@@ -119,7 +119,7 @@ func (b *builder) scalar(node *yaml.Node) any {
 	}
 	var value any
 	if err := node.Decode(&value); err != nil {
-		b.fail(node, "%q is not of the kind that its tag says", node.Value)
+		b.fail(node, "the value is not of the kind that its tag says") // it may be a secret
 		return nil
 	}
 	if number, ok := value.(float64); ok && (math.IsInf(number, 0) || math.IsNaN(number)) {

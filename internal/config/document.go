@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -69,15 +70,26 @@ func (d *document) syntax(err error) error {
 		if syntax.ContextMsg != "" {
 			e.Message += " " + syntax.ContextMsg
 		}
+		if strings.HasPrefix(e.Message, "unknown anchor") { // which may be a secret that begins with *
+			e.Message = "there is no such anchor; a text that begins with * must be in quotes"
+		}
 		e.Line, e.Column = max(1, syntax.Mark.Line), max(1, syntax.Mark.Column)
 	}
 	return Errors{e}
 }
 
+// guards are the sections that keep others out, with what is wrong with an empty
+// one.
+var guards = map[string]string{
+	"auth": "auth: names no credential; give keys, jwt or certificates, or leave the section out to let everybody in",
+	"tls":  "tls: names no certificate; give cert and key, or leave the section out to serve in the clear",
+}
+
 // dropEmpty takes out sections without anything in them, such as one whose
-// lines are all commented out: they say nothing.
+// lines are all commented out: they say nothing. Those of auth and tls stay, to
+// be refused: without them everybody might ask, and in the clear.
 func (d *document) dropEmpty() {
-	maps.DeleteFunc(d.value, func(_ string, value any) bool { return value == nil })
+	maps.DeleteFunc(d.value, func(name string, value any) bool { return value == nil && guards[name] == "" })
 	backends, _ := d.value["backends"].(map[string]any)
 	for _, backend := range backends {
 		if b, ok := backend.(map[string]any); ok && b["config"] == nil {

@@ -65,6 +65,10 @@ func (d *document) collect(v *jsonschema.ValidationError, found *Errors) {
 	case *kind.OneOf:
 		d.collectOneOf(v, k, found)
 	default:
+		if len(path) == 1 && guards[path[0]] != "" && d.value[path[0]] == nil {
+			add(path, true, guards[path[0]])
+			return
+		}
 		if len(v.Causes) == 0 {
 			add(path, false, explain(label(path), v.ErrorKind))
 		}

@@ -108,7 +108,7 @@ func DecodeConfig(base Config, raw []byte) (Config, error) {
 	}
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &keys); err != nil {
-		return c, Errorf(InvalidArgument, "config%s", unfit(raw, err))
+		return c, Errorf(InvalidArgument, "config%s", unfit("", raw, err))
 	}
 	maps.DeleteFunc(keys, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
 	if _, ok := keys["warm_up"]; ok { // replaced whole, not merged into
@@ -122,20 +122,21 @@ func DecodeConfig(base Config, raw []byte) (Config, error) {
 			return c, Errorf(InvalidArgument, "config: unknown key %q; did you mean %q?", key, nearest(key))
 		}
 		if err := json.Unmarshal(fmt.Appendf(nil, "{%q:%s}", key, value), &c); err != nil {
-			return c, Errorf(InvalidArgument, "config: %s%s", key, unfit(value, err))
+			return c, Errorf(InvalidArgument, "config: %s%s", key, unfit(key, value, err))
 		}
 	}
 	if env, ok := keys["env"]; ok { // replaced whole, not merged into
 		c.Env = nil
 		if err := json.Unmarshal(env, &c.Env); err != nil {
-			return c, Errorf(InvalidArgument, "config: env%s", unfit(env, err))
+			return c, Errorf(InvalidArgument, "config: env%s", unfit("env", env, err))
 		}
 	}
 	return c, c.validate(keys)
 }
 
-// unfit says in words why a value was not taken.
-func unfit(value json.RawMessage, err error) string {
+// unfit says in words why a value was not taken. It shows none that may hold
+// secrets, since what it says is logged.
+func unfit(key string, value json.RawMessage, err error) string {
 	wrong, ok := errors.AsType[*json.UnmarshalTypeError](err)
 	if !ok {
 		return fmt.Sprintf(": %v", err)
@@ -155,7 +156,46 @@ func unfit(value json.RawMessage, err error) string {
 			want = `"isolate" or "fail"`
 		}
 	}
+	switch key {
+	case "env":
+		var values map[string]json.RawMessage
+		if json.Unmarshal(value, &values) == nil {
+			return " must be " + want + notTexts(values)
+		}
+		fallthrough
+	case "", "warm_up":
+		return fmt.Sprintf(" must be %s, not %s", want, inWords(value))
+	}
 	return fmt.Sprintf(" must be %s, not %.100s", want, bytes.TrimSpace(value))
+}
+
+// notTexts names the first value that is no text.
+func notTexts(values map[string]json.RawMessage) string {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if kind := inWords(values[name]); kind != "a text" && kind != "null" {
+			return fmt.Sprintf("; the value of %q is %s", name, kind)
+		}
+	}
+	return ""
+}
+
+// inWords says what kind of value a JSON text is.
+func inWords(value json.RawMessage) string {
+	value = bytes.TrimSpace(value)
+	if len(value) == 0 {
+		return "nothing"
+	}
+	switch value[0] {
+	case '{':
+		return "an object"
+	case '[':
+		return "a list"
+	case '"':
+		return "a text"
+	case 't', 'f', 'n':
+		return string(value) // true, false or null
+	}
+	return "a number"
 }
 
 // The most that a config may ask for; beyond it a slip would fill the machine
@@ -221,7 +261,10 @@ const minWeight, maxWeight = 0.001, 1000
 // validateEnv refuses what no process can have in its environment.
 func (c Config) validateEnv() error {
 	for name, value := range c.Env {
-		if name == "" || strings.ContainsAny(name, "=\x00") {
+		if begin, _, assigned := strings.Cut(name, "="); assigned { // what follows may be a secret
+			return Errorf(InvalidArgument, "config: env: the name of an environment variable cannot hold \"=\", as one does that begins with %q", begin)
+		}
+		if name == "" || strings.ContainsRune(name, 0) {
 			return Errorf(InvalidArgument, "config: env: %q cannot be the name of an environment variable", name)
 		}
 		if strings.ContainsRune(value, 0) {

@@ -377,9 +377,9 @@ func TestReplicasFollowTheConfig(t *testing.T) {
 		`{"num_replicas": 1001}`:                          "num_replicas must be at most 1000, got 1001",
 		`{"max_concurrent_batches": 9223372036854775807}`: "max_concurrent_batches must be at most 10000",
 		`{"expose_traceback": 1}`:                         "expose_traceback must be true or false, not 1",
-		`{"env": {"A": 1}}`:                               `env must be an object whose values are texts, not {"A": 1}`,
-		`{"env": [1]}`:                                    "env must be an object, not [1]",
-		`{"env": {"A=B": "x"}}`:                           `"A=B" cannot be the name of an environment variable`,
+		`{"env": {"A": 1}}`:                               `env must be an object whose values are texts; the value of "A" is a number`,
+		`{"env": [1]}`:                                    "env must be an object, not a list",
+		`{"env": {"A=B": "x"}}`:                           `cannot hold "=", as one does that begins with "A"`,
 		`{"env": {"A": "x\u0000"}}`:                       "the value of A holds a zero byte",
 		`{"timeout": "-5s"}`:                              "timeout must be more than 0, got -5s",
 		`{"timeout": 0}`:                                  "timeout must be more than 0, got 0s",
@@ -391,7 +391,7 @@ func TestReplicasFollowTheConfig(t *testing.T) {
 		`{"batch_wait_timeout": "3"}`:                     "with a unit",
 		`{"batch_wait_timeout": "-3s"}`:                   "negative",
 		`{"max_queued_bytes": "lots"}`:                    "is not a size",
-		`[]`:                                              "config must be an object, not []",
+		`[]`:                                              "config must be an object, not a list",
 
 		`{"latency_slo": "-1ms"}`:                               "must not be negative",
 		`{"latency_slo": "soon"}`:                               "with a unit",
@@ -510,5 +510,19 @@ func TestReadinessNeedsEveryExampleComputedOnce(t *testing.T) {
 	}
 	if err := p.Ready(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestARefusedConfigDoesNotTellSecrets(t *testing.T) {
+	for _, text := range []string{
+		`{"env": {"DB_PASSWORD": "hunter2", "PORT": 1}}`, `{"env": {"PIN": {"hunter2": 1}}}`, `{"env": ["hunter2"]}`, `{"env": "hunter2"}`,
+		`{"env": {"DB_PASSWORD=hunter2": ""}}`, `{"env": {"DB_PASSWORD": "hunter2\u0000"}}`, `{"env": {"DB_PASSWORD": "hunter2}}`,
+		`["hunter2"]`, `"hunter2"`, `{"warm_up": "hunter2"}`, `{"warm_up": ["hunter2"]}`, `{"warm_up": {"requests": "hunter2"}}`,
+	} {
+		_, err := serving.DecodeConfig(serving.Config{}, []byte(text))
+		wantCode(t, err, serving.InvalidArgument)
+		if err != nil && strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 }
