@@ -130,6 +130,7 @@ type Batcher[In, Out any] struct {
 	isolations []*isolation[In, Out] // of batches that failed, the oldest first
 	suspects   int                   // queries in them that wait
 	lost       int                   // replicas that died, until others take their places
+	lastLost   time.Time             // when the last of them died
 
 	ending    atomic.Bool  // draining, for those who do not hold mu
 	answering atomic.Int64 // queries that were computed or dropped, until their Done returns

@@ -234,7 +234,7 @@ func (b *Batcher[In, Out]) wake() {
 	now := b.opts.Clock.Now()
 	b.mu.Lock()
 	b.hold = nil
-	if b.waiting.len > 0 { // else what it was set for has left
+	if b.waiting.len+b.suspects > 0 { // else what it was set for has left
 		b.dispatch(now, &work)
 	}
 	b.mu.Unlock()

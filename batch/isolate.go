@@ -98,7 +98,7 @@ func (b *Batcher[In, Out]) dispatchPart(now time.Time, w *work[In, Out]) bool {
 	}
 	for i := 0; i < len(b.isolations); {
 		s := b.isolations[i]
-		if s.running || b.spares(s) {
+		if s.running || b.spares(s, now) {
 			i++
 			continue
 		}
@@ -111,10 +111,21 @@ func (b *Batcher[In, Out]) dispatchPart(now time.Time, w *work[In, Out]) bool {
 	return false
 }
 
+// spareFor is how long the last replica is spared: not all that end are replaced.
+const spareFor = 10 * time.Second
+
 // spares reports whether the last replica is spared a part that seems to end
 // replicas, because another is about to come back. mu is held.
-func (b *Batcher[In, Out]) spares(s *isolation[In, Out]) bool {
-	return s.ended >= fatal && len(b.replicas) < 2 && b.lost > 0 && !b.draining
+func (b *Batcher[In, Out]) spares(s *isolation[In, Out], now time.Time) bool {
+	if s.ended < fatal || len(b.replicas) > 1 || b.lost == 0 || b.draining {
+		return false
+	}
+	if until := b.lastLost.Add(spareFor); now.Before(until) {
+		b.wakeBy(until, now)
+		return true
+	}
+	b.lost = 0
+	return false
 }
 
 // nextPart takes the next part out of an isolation, without the queries that

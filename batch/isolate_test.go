@@ -406,6 +406,25 @@ func TestTheLastReplicaIsSparedWhileAnotherIsAboutToComeBack(t *testing.T) {
 	check(t, "a", all[0].Out, "A")
 }
 
+func TestTheLastReplicaIsNotSparedForOneThatNeverComesBack(t *testing.T) {
+	s := newScene(t, options{Limits: batch.Limits{MaxBatchSize: 4, LeaveAtOnce: true}})
+	var second []*textBatch
+	s.arrive("busy")
+	s.arrive("a", "b", "c", "d")
+	s.next() // a b c d run
+	other := s.Attach(1, func(b *textBatch) { second = append(second, b) })
+	s.replica.Detach()
+	s.running[0].Lost(errLost)
+	s.running = nil
+	other.Detach()
+	second[0].Lost(errLost)
+	s.Attach(1, func(b *textBatch) { s.running = append(s.running, b) })
+	s.wait(9 * time.Second)
+	check(t, "running while another may come back", len(s.running), 0)
+	s.wait(2 * time.Second)
+	check(t, "all", s.rest(), "c d: retry, a: retry, b: retry")
+}
+
 func TestAPartThatAReplicaDidNotBeginGoesBack(t *testing.T) {
 	s, all := together(t, 4, batch.Limits{})
 	b := s.running[0]

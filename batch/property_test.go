@@ -1195,7 +1195,7 @@ func (m *machine) advance() {
 // where the query that the timer was set for has left.
 func (m *machine) timer() {
 	m.ref.advance(m.clock.now)
-	if len(m.ref.waiting) > 0 {
+	if len(m.ref.waiting) > 0 || slices.ContainsFunc(m.ref.failures, func(f *failure) bool { return len(f.asks()) > 0 }) {
 		m.ref.dispatch()
 	}
 }

@@ -117,7 +117,7 @@ func (b *Batch[In, Out]) end(whole error, how failure) {
 	}
 	if whole != nil {
 		if how != raised {
-			r.lost()
+			r.lost(now)
 		}
 		m.isolate(b, whole, how, now)
 		failed = len(b.Queries)
@@ -326,10 +326,11 @@ func (r *Replica[In, Out]) release(b *Batch[In, Out], now time.Time) {
 }
 
 // lost takes note of a replica that ended with a batch. mu is held.
-func (r *Replica[In, Out]) lost() {
+func (r *Replica[In, Out]) lost(now time.Time) {
 	if !r.died {
 		r.died = true
 		r.batcher.lost++
+		r.batcher.lastLost = now
 	}
 }
 
