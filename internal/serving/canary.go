@@ -2,8 +2,10 @@ package serving
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -166,6 +168,7 @@ type canary struct {
 	since      time.Time
 	looks      int // tests so far
 	watch      *watch
+	stored     *watch // the endpoint's, as this canary left it; before, as it was found
 	comparison *comparison
 	reason     string
 }
@@ -225,29 +228,42 @@ func (c *canary) begin() error {
 		return Errorf(InvalidArgument, "backend %q gets traffic of endpoint %q already; set its weight to 0 first", c.spec.Backend, c.endpoint)
 	}
 	delete(c.before, c.spec.Backend)
+	c.stored = e.watch // nil, or of a canary that is over
 	c.watch = &watch{canary: c.spec.Backend, arms: [2]*arm{new(arm), new(arm)}, before: weights(e.traffic)}
 	if c.spec.Compare == nil {
 		return c.next()
 	}
 	c.comparison = &comparison{spec: *c.spec.Compare, wait: &c.registry.comparing}
+	if err := c.put(c.before, 1, true); err != nil {
+		return err
+	}
 	c.state, c.since = CanaryComparing, time.Now()
 	c.log("canary is compared", "queries", c.spec.MinCompared)
-	return c.put(c.before, 1, true)
+	return nil
 }
 
+// errOverruled is what a canary ends with that finds another's traffic.
+var errOverruled = Errorf(InvalidArgument, "somebody else changed the endpoint's traffic")
+
 // put changes the endpoint: its traffic, the canary's proportion as a shadow,
-// and whether the canary is watched.
+// and whether the canary is watched. It is errOverruled, and changes nothing, if
+// somebody changed the traffic since the canary looked.
 func (c *canary) put(traffic map[string]float64, shadow float64, watched bool) error {
-	return c.registry.changeEndpoint(c.endpoint, func(e *Endpoint, t *table) (err error) {
+	var stored *watch
+	if watched {
+		stored = c.watch
+	}
+	err := c.registry.changeEndpoint(c.endpoint, func(e *Endpoint, t *table) (err error) {
+		if e.watch != c.stored || c.state == "" && !maps.Equal(weights(e.traffic), c.watch.before) {
+			return errOverruled
+		}
 		if e.traffic, err = newTraffic(traffic, t.backends); err != nil {
 			return err
 		}
 		if e.shadows, err = withShadow(e.shadows, c.spec.Backend, shadow, t.backends); err != nil {
 			return err
 		}
-		if e.watch = nil; watched {
-			e.watch = c.watch
-		}
+		e.watch = stored
 		for i := range e.shadows {
 			if watched && e.shadows[i].backend.Name() == c.spec.Backend {
 				e.shadows[i].comparison = c.comparison
@@ -255,37 +271,56 @@ func (c *canary) put(traffic map[string]float64, shadow float64, watched bool) e
 		}
 		return nil
 	})
+	if err == nil {
+		c.stored = stored
+	}
+	return err
 }
 
 // next goes to the next step, or promotes the canary after the last. mu is held.
 func (c *canary) next() error {
-	if c.step++; c.step == len(c.spec.Steps) {
+	if c.step+1 == len(c.spec.Steps) {
 		return c.finish(CanaryPromoted, "it went through all steps")
 	}
+	c.step++
 	c.watch = &watch{canary: c.spec.Backend, arms: [2]*arm{c.watch.arms[0], new(arm)}, before: c.watch.before}
-	c.state, c.since = CanaryShifting, time.Now()
 	weight := c.spec.Steps[c.step]
 	shifted := map[string]float64{c.spec.Backend: weight}
 	for name, w := range c.before {
 		shifted[name] = w * (1 - weight) // also of 0: so that they stay, to be turned back to
 	}
+	if err := c.put(shifted, c.shadow, true); err != nil {
+		return err
+	}
+	c.state, c.since = CanaryShifting, time.Now()
 	c.log("canary gets traffic", "weight", weight)
-	return c.put(shifted, c.shadow, true)
+	return nil
 }
 
-// finish ends the canary, with all of the traffic or with what was before.
-// mu is held.
+// finish ends the canary, with all of the traffic or with what was before. On an
+// error it is not over. mu is held.
 func (c *canary) finish(state CanaryState, reason string) error {
+	step, traffic := c.step, c.before
+	if state == CanaryPromoted {
+		step, traffic = len(c.spec.Steps), map[string]float64{c.spec.Backend: 1}
+	}
+	if err := c.put(traffic, c.shadow, false); err != nil {
+		return err
+	}
+	c.step = step
+	c.end(state, reason)
+	return nil
+}
+
+// end ends the canary and leaves the traffic as it is. mu is held.
+func (c *canary) end(state CanaryState, reason string) {
 	c.state, c.reason = state, reason
 	c.cancel()
 	c.log("canary "+string(state), "reason", reason)
-	traffic := c.before
-	if state == CanaryPromoted {
-		c.step = len(c.spec.Steps)
-		traffic = map[string]float64{c.spec.Backend: 1}
-	}
-	return c.put(traffic, c.shadow, false)
 }
+
+// overruled ends the canary since others changed the traffic. mu is held.
+func (c *canary) overruled() { c.end(CanaryAborted, Describe(errOverruled).Message) }
 
 func (c *canary) log(event string, args ...any) {
 	log := c.registry.canaries.log
@@ -322,9 +357,7 @@ func (c *canary) look() {
 		return
 	}
 	if e, err := c.registry.Endpoint(c.endpoint); err != nil || e.watch != c.watch {
-		c.state, c.reason = CanaryAborted, "somebody else changed the endpoint's traffic"
-		c.cancel()
-		c.log("canary aborted", "reason", c.reason)
+		c.overruled()
 		return
 	}
 	bad, enough := c.judge()
@@ -335,10 +368,8 @@ func (c *canary) look() {
 	case enough:
 		err = c.next()
 	}
-	if err != nil { // a backend is gone, or the server closes
-		c.state, c.reason = CanaryAborted, err.Error()
-		c.cancel()
-		c.log("canary aborted", "reason", c.reason)
+	if err != nil { // a backend is gone, the server closes, or somebody was faster
+		c.end(CanaryAborted, err.Error())
 	}
 }
 
@@ -403,13 +434,16 @@ func (r *Registry) endCanary(endpoint string, state CanaryState) (CanaryStatus, 
 		return CanaryStatus{}, Errorf(InvalidArgument, "endpoint %q has no canary", endpoint)
 	}
 	c.mu.Lock()
-	over, now := c.state.over(), c.state
 	var err error
-	if !over {
-		err = c.finish(state, "somebody asked for it")
+	if !c.state.over() {
+		if err = c.finish(state, "somebody asked for it"); errors.Is(err, errOverruled) {
+			c.overruled()
+			err = nil
+		}
 	}
+	now := c.state
 	c.mu.Unlock()
-	if err == nil && over && now != state {
+	if err == nil && now != state {
 		err = Errorf(InvalidArgument, "the canary of endpoint %q is over already: %s", endpoint, now)
 	}
 	return c.status(), err

@@ -267,6 +267,37 @@ func TestWhoChangesTheTrafficEndsTheCanary(t *testing.T) {
 	})
 }
 
+func TestACanaryDoesNotOverwriteWhatSomebodyElseSet(t *testing.T) {
+	set := map[string]float64{"v1": 0.9, "v2": 0.1}
+	for state, end := range map[serving.CanaryState]func(*serving.Registry, string) (serving.CanaryStatus, error){
+		serving.CanaryAborted: (*serving.Registry).AbortCanary, serving.CanaryPromoted: (*serving.Registry).PromoteCanary,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newTrial(t, good(), good())
+			defer r.end()
+			r.start(quick)
+			if err := r.SetTraffic("m", set); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := end(r.Registry, "m"); (err == nil) != (state == serving.CanaryAborted) { // before it looked
+				t.Errorf("%s: %v", state, err)
+			}
+			r.want(serving.CanaryAborted, "somebody else changed", set)
+		})
+	}
+}
+
+func TestACanaryThatCannotBeEndedIsNotOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTrial(t, good(), good())
+		r.start(quick)
+		r.end() // takes no changes any more
+		_, err := r.PromoteCanary("m")
+		wantCode(t, err, serving.Draining)
+		r.want(serving.CanaryShifting, "", fifth)
+	})
+}
+
 func TestAPlanThatSaysTheSameLeavesTheCanaryAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newTrial(t, good(), good())
