@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/shoalserve/shoal/internal/tensor"
 )
@@ -18,6 +19,9 @@ func decode(of Instance[*Call, Response], backend string, c *Call) error {
 	if strings.IndexByte(c.Method, 0) >= 0 {
 		// Keys of rows begin like that; they must not meet.
 		return Errorf(InvalidArgument, "a method's name cannot hold a zero byte")
+	}
+	if !utf8.ValidString(c.Method) {
+		return Errorf(InvalidArgument, "a method's name must be UTF-8, not %q", c.Method)
 	}
 	signature := arrays(of, c.Method)
 	if signature == nil || (c.Request != nil && len(c.Request.Body) == 0) {

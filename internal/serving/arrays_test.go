@@ -198,6 +198,18 @@ func TestAMethodThatTakesCallsGetsThem(t *testing.T) {
 	}
 }
 
+// Every worker reads the name as text.
+func TestAMethodsNameIsUTF8(t *testing.T) {
+	_, e := deployArrays(t, serving.Config{}, tensor.Input{Name: "x"})
+	call := web("", "/", []byte(`{"x":1}`))
+	call.Method = "\xff"
+	err := compute(e, call)
+	wantCode(t, err, serving.InvalidArgument)
+	if !strings.Contains(err.Error(), `must be UTF-8, not "\xff"`) {
+		t.Error(err)
+	}
+}
+
 func TestWhatPythonPickledIsLeftToPython(t *testing.T) {
 	_, e := deployArrays(t, serving.Config{}, tensor.Input{Name: "x"})
 	call := &serving.Call{Args: serving.Args{Payload: []byte("\x80\x05.")}}

@@ -112,9 +112,17 @@ def take_json_calls(frame: bytearray, at: int, lengths: Sequence[int]) -> list[A
     for head, payload in zip(pairs, pairs, strict=True):
         body = at + head
         end = body + payload
-        placeholders.append(_placeholder(json.loads(frame[at:body]), *_json_call(frame[body:end])))
+        placeholders.append(_placeholder(_readable_head(frame[at:body]), *_json_call(frame[body:end])))
         at = end
     return placeholders
+
+
+def _readable_head(head: bytearray) -> dict[str, Any]:
+    """The head of a call whose arrays are in the batch already; an empty one where it cannot be read."""
+    try:
+        return _call_head(head)
+    except (BadRequest, ValueError, RecursionError):
+        return {}
 
 
 def _call_head(head: bytearray) -> dict[str, Any]:

@@ -212,6 +212,11 @@ def _encode_pickled(batch: Batch, answers: Sequence[Any]) -> list[Coded]:
 
 def encode_error(batch: Batch | ArrayBatch, error: BaseException) -> Reply:
     """The parts of an ERROR frame."""
-    payload = error_payload(error, batch.api)
+    return encode_batch_error(batch.id, error, batch.api)
+
+
+def encode_batch_error(batch_id: int, error: BaseException, api: bool) -> Reply:
+    """As encode_error, for a batch of which no more is known."""
+    payload = error_payload(error, api)
     total = REF_ID.size + len(payload)
-    return [REF_ID.pack(total - 4, ERROR, batch.id), payload], total
+    return [REF_ID.pack(total - 4, ERROR, batch_id), payload], total

@@ -27,7 +27,7 @@ from ._batch import Batch
 from ._call import Plan, Target
 from ._cancels import Cancels
 from ._claims import Claims
-from ._compute import Reply, compute, compute_async
+from ._compute import Reply, compute, compute_async, encode_batch_error
 from ._load import load_target
 from ._needs import need
 from ._shared import Keeper, Region, SharedMemory
@@ -88,7 +88,7 @@ class Worker:
             self._loop.finish()
 
     def _open(self, frame: bytearray) -> Job | None:
-        """What a frame asks for; None when the server took it back. Raises ProtocolError."""
+        """What a frame asks for; None when nothing is left to do for it. Raises ProtocolError."""
         region = None
         opened: bytearray | memoryview = frame
         if frame[0] == _wire.SHARED:
@@ -97,12 +97,28 @@ class Worker:
             if region.flags & _wire.MUST_CLAIM and not self._claims.take(region.id):
                 return None
             opened = region.open(frame)
-        if opened[0] == _wire.BATCH:
-            own = opened if type(opened) is bytearray else bytearray(opened)
+        try:
+            return self._job(opened, region)
+        except _wire.ProtocolError:
+            raise
+        except Exception as exc:  # of what a caller sent; who sends the next batch shall not suffer for it
+            self._refuse(opened, region, exc)
+            return None
+
+    def _job(self, frame: bytearray | memoryview, region: Region | None) -> Job:
+        if frame[0] == _wire.BATCH:
+            own = frame if type(frame) is bytearray else bytearray(frame)
             return Job(self._target, Batch(own), region, self._arrays)
-        if opened[0] == _wire.ARRAYS and self._arrays is not None:
-            return Job(self._target, self._arrays.ArrayBatch(opened, region), region, self._arrays)
-        raise _wire.ProtocolError(f"a frame of kind {opened[0]} where a batch was expected")
+        if frame[0] == _wire.ARRAYS and self._arrays is not None:
+            return Job(self._target, self._arrays.ArrayBatch(frame, region), region, self._arrays)
+        raise _wire.ProtocolError(f"a frame of kind {frame[0]} where a batch was expected")
+
+    def _refuse(self, frame: bytearray | memoryview, region: Region | None, exc: Exception) -> None:
+        """Answer a batch that cannot be read with what is wrong with it."""
+        origin, flags, _, _, batch_id = _wire.BATCH_HEAD.unpack_from(frame)
+        must_claim = region is None and flags & _wire.MUST_CLAIM
+        if not must_claim or self._claims.take(batch_id):
+            self._send(encode_batch_error(batch_id, exc, api=origin != _wire.WEB), region)
 
     def _is_ours(self, job: Job) -> bool:
         return not job.ahead or self._claims.take(job.batch.id)

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from shoal import serve
+from worker_server import RemoteError
 
 
 def models():
@@ -46,4 +47,16 @@ def test_a_batch_that_was_taken_back_is_skipped(worker, concurrency):
     answers = dict(server.receive_any() for _ in range(2))
     assert answers == {kept: [2], plain: [3]}
     assert taken_back not in answers
+    assert server.finish()[0] == 0
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_batch_that_cannot_be_read_is_an_error_and_the_worker_lives(worker, concurrency):
+    server = worker(models()[0], max_batch_size=4, concurrency=concurrency)
+    for origin in (1, 2):
+        server.send(origin, items(1), method="\udcff")  # the byte 0xff
+        with pytest.raises(RemoteError, match="can't decode byte 0xff"):
+            server.receive()
+    server.send_ahead(2, items(2))
+    assert server.receive() == [2]
     assert server.finish()[0] == 0

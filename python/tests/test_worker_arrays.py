@@ -94,6 +94,34 @@ def test_a_handles_requests_come_along_as_placeholders(worker):
     assert server.api({"x": 1.0}, {"x": 2.0}, options={"headers": {"A": "b"}}) == want
 
 
+UNREADABLE = [b'{"x": "\xff"}', b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"]
+UNREADABLE += [b'{"x": ' + b"9" * 5000 + b"}", b"", b"[]", b'{"headers": 1}']
+
+
+@pytest.mark.parametrize("head", UNREADABLE, ids=range(len(UNREADABLE)))
+def test_a_handles_head_that_cannot_be_read_is_an_empty_one(worker, head):
+    @serve.accept_batch
+    def model(requests, x: npt.NDArray[np.float32]):
+        return [[r.args["x"], len(r.headers)] for r in requests]
+
+    server = worker(model, max_batch_size=4)
+    requests = [(head, b'{"kwargs": {"x": 1}}'), (b'{"headers": {"A": "b"}}', b'{"kwargs": {"x": 2}}')]
+    assert server.arrays({"x": np.float32([1, 2])}, requests=requests, api=True) == [[1, 0], [2, 1]]
+
+
+def test_a_batch_of_arrays_that_cannot_be_read_is_an_error_and_the_worker_lives(worker):
+    @serve.accept_batch
+    def model(requests, x: npt.NDArray[np.float32]):
+        return x
+
+    server = worker(model, max_batch_size=4, shared=1 << 20)
+    x = {"x": np.float32([1])}
+    for at, room in [(None, (0, 0)), (0, (65536, 65536))]:
+        with pytest.raises(RemoteError, match="can't decode"):
+            server.arrays(x, requests=[(b"{}", b'{"data": "\xff"}')], api=True, at=at, room=room)
+        assert server.arrays(x, requests=[(b"{}", b"{}")], api=True, at=at, room=room) == [1]
+
+
 @pytest.mark.parametrize(
     ("annotation", "dtype"),
     [

@@ -168,7 +168,7 @@ class WorkerServer:
 
     def send(self, origin, items, method="", flags=0) -> int:
         self.next_id += 1
-        name = method.encode()
+        name = method.encode(errors="surrogateescape")
         body = struct.pack("<BBHIQ", origin, flags, len(name), len(items), self.next_id)
         body += b"".join(struct.pack("<II", len(h), len(p)) for h, p in items)
         body += name + b"".join(h + p for h, p in items)

@@ -257,10 +257,13 @@ func TestPickledQueriesNeedTheScopeToDeploy(t *testing.T) {
 			s.deploy(t, b)
 			name, _, _ := strings.Cut(who, ",")
 			l := s.linkOf(t, name)
-			for i, head := range []string{"", "{}", `{"encoding":"pickle"}`, `{"encoding":"json"`, `{"encoding":"JSON"}`, `[]`, `{"method":"POST"}`,
-				`{"encoding":"pickle","Encoding":"json"}`, `{"encoding":"json","encoding":"pickle"}`, "{\"encoding\":\"json\"}\x00", `{"encoding":["json"]}`} {
+			unreadable := []string{`{"encoding":"json"`, `[]`, "{\"encoding\":\"json\"}\x00", `{"encoding":["json"]}`}
+			for i, head := range append([]string{"", "{}", `{"encoding":"pickle"}`, `{"encoding":"JSON"}`, `{"method":"POST"}`,
+				`{"encoding":"pickle","Encoding":"json"}`, `{"encoding":"json","encoding":"pickle"}`}, unreadable...) {
 				l.send(t, ask(nil, uint64(i), 0, "e", "", "", head, "x"))
-				if c.may {
+				if c.may && slices.Contains(unreadable, head) {
+					l.wantRefusal(t, uint64(i), serving.InvalidArgument)
+				} else if c.may {
 					if _, _, payload := l.answer(t); payload != "x" {
 						t.Errorf("head %s was answered %q", head, payload)
 					}
@@ -282,10 +285,57 @@ func TestPickledQueriesNeedTheScopeToDeploy(t *testing.T) {
 			if _, _, payload := l.answer(t); payload != "x" {
 				t.Errorf("a plain query was answered %q", payload)
 			}
-			if head := next(t, heads); !c.may && head != `{"encoding":"json","method":"POST"}` {
+			if head := next(t, heads); !c.may && head != `{"encoding":"json","method":"POST","headers":{"Shoal-Caller":"`+name+`"}}` {
 				t.Errorf("the model's side reads the head %s", head)
 			}
 		})
+	}
+}
+
+// What the model's side could read in another way, or not at all, does not reach it,
+// nor does a name that the client made up.
+func TestTheModelsSideGetsAHeadWrittenAnew(t *testing.T) {
+	grants := maps.Clone(everyone)
+	grants["both"] = auth.Grant{Scopes: []auth.Scope{auth.Query, auth.Deploy}}
+	s := guarded(t, Options{}, grants)
+	heads := make(chan string, 1)
+	b := newFake("m")
+	b.respond = func(c *serving.Call) {
+		heads <- string(c.Args.Head)
+		echo(c)
+	}
+	s.deploy(t, b)
+	deep := strings.Repeat("[", 2000) + strings.Repeat("]", 2000)
+	for _, c := range []struct{ who, given, want string }{
+		{"query", `{"encoding":"json"}`, `{"encoding":"json","headers":{"Shoal-Caller":"query"}}`},
+		{"query", "{\"encoding\":\"json\",\"x\":\"\xff\"}", `{"encoding":"json","headers":{"Shoal-Caller":"query"}}`},
+		{"query", "{\"encoding\":\"json\",\"method\":\"\xff\"}", `{"encoding":"json","method":"\ufffd","headers":{"Shoal-Caller":"query"}}`},
+		{"query", `{"encoding":"json","x":` + deep + `}`, `{"encoding":"json","headers":{"Shoal-Caller":"query"}}`},
+		{"query", `{"encoding":"json","buffers":[1],"x":` + strings.Repeat("9", 5000) + `}`, `{"encoding":"json","headers":{"Shoal-Caller":"query"}}`},
+		{"query", `{"encoding":"json","method":` + deep + `}`, ""},
+		{"query", `{"encoding":"json","headers":{"A":1}}`, ""},
+		{"query", `{"encoding":"json","headers":{"Shoal-Caller":"admin","shoal-caller":"admin","AUTHORIZATION":"x","A":"b"}}`,
+			`{"encoding":"json","headers":{"A":"b","Shoal-Caller":"query"}}`},
+		{"both", `{"encoding":"json","headers":{"shoal-CALLER":"admin"}}`, `{"encoding":"json","headers":{"Shoal-Caller":"both"}}`},
+		{"both", `{"buffers":[7],"headers":{"Shoal-Caller":"admin"}}`, `{"headers":{"Shoal-Caller":"both"},"buffers":[7]}`},
+		{"both", "", `{"headers":{"Shoal-Caller":"both"}}`},
+		{"both", `{"x":NaN,"headers":{"Shoal-Caller":"admin"}}`, ""},
+	} {
+		l := s.linkOf(t, c.who)
+		for ref := range uint64(2) { // the second one is remembered
+			l.send(t, ask(nil, ref, 0, "e", "", "", c.given, "x"))
+			if c.want == "" {
+				l.wantRefusal(t, ref, serving.InvalidArgument)
+				continue
+			}
+			if _, _, payload := l.answer(t); payload != "x" {
+				t.Fatalf("head %.99s was answered %q", c.given, payload)
+			}
+			// A letter may be escaped.
+			if got := strings.ReplaceAll(next(t, heads), "\ufffd", `\ufffd`); got != c.want {
+				t.Errorf("head %.99s by %s becomes %s, want %s", c.given, c.who, got, c.want)
+			}
+		}
 	}
 }
 

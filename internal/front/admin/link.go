@@ -30,7 +30,7 @@ const (
 	linger = time.Second
 )
 
-// link is one connection that carries queries. Its reader owns in and names;
+// link is one connection that carries queries. Its reader owns in, names and lastHead;
 // the rest is shared with its writer and with whoever finishes a batch.
 //
 //	open ──▶ draining (GOODBYE sent, queries are refused) ──▶ finished (all answered) ──▶ gone
@@ -43,6 +43,8 @@ type link struct {
 	log   *slog.Logger
 	in    *bufio.Reader
 	names map[string]string // see name
+
+	lastHead headCache
 
 	mu       sync.Mutex
 	pending  map[uint64]*query // submitted and not answered

@@ -244,12 +244,8 @@ func (l *link) admit(f *queryFrame, endpoint string, now time.Time) (*serving.En
 	if err != nil {
 		return nil, err
 	}
-	if l.plain {
-		plain, ok := plainHead(f.head)
-		if !ok {
-			return nil, errPickledQuery
-		}
-		f.head = plain
+	if f.head, err = l.head(f.head); err != nil {
+		return nil, err
 	}
 	return found, f.check()
 }

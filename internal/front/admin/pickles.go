@@ -1,8 +1,6 @@
 package admin
 
 import (
-	"encoding/json"
-
 	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -24,15 +22,3 @@ var (
 // mustBePlain reports whether somebody's queries must be JSON: a pickle is code, and
 // who may only ask may not bring code.
 func (f *Front) mustBePlain(who *auth.Identity) bool { return f.opts.NoPickle || !who.May(auth.Deploy) }
-
-// plainHead returns an api head whose query is JSON as this server has read it. The
-// model's side must not read it in another way, such as with two keys that differ
-// in case alone, and find a pickle.
-func plainHead(head []byte) (plain []byte, ok bool) {
-	var h map[string]json.RawMessage
-	if json.Unmarshal(head, &h) != nil || string(h["encoding"]) != `"json"` {
-		return nil, false
-	}
-	plain, err := json.Marshal(h)
-	return plain, err == nil
-}
