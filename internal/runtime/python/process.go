@@ -214,12 +214,18 @@ func (r *runtime) spawn(spec serving.ReplicaSpec) (*process, error) {
 
 // socketPair returns a connected pair: one end to use here, one to inherit.
 func socketPair() (*net.UnixConn, *os.File, error) {
+	// Another worker that is started meanwhile must not inherit an end: this one's death
+	// would go unnoticed as long as that one lives.
+	syscall.ForkLock.RLock()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err == nil {
+		syscall.CloseOnExec(fds[0])
+		syscall.CloseOnExec(fds[1]) // ExtraFiles clears it for the one child
+	}
+	syscall.ForkLock.RUnlock()
 	if err != nil {
 		return nil, nil, fmt.Errorf("making a socket pair: %w", err)
 	}
-	syscall.CloseOnExec(fds[0])
-	syscall.CloseOnExec(fds[1]) // ExtraFiles clears it for the one child
 	ours, theirs := os.NewFile(uintptr(fds[0]), "worker"), os.NewFile(uintptr(fds[1]), "worker")
 	defer ours.Close() // FileConn duplicates it
 	conn, err := net.FileConn(ours)
