@@ -3,7 +3,6 @@ package batch
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -340,19 +339,15 @@ func (b *Batcher[In, Out]) Drain(ctx context.Context) error {
 	b.gaveUp = true
 	stranded := b.running
 	var rest work[In, Out]
-	for q := b.waiting.oldest; q != nil; q = b.waiting.oldest {
-		b.drop(q, ErrDraining, &rest)
-	}
-	for _, s := range slices.Clone(b.isolations) {
-		for _, q := range s.waiting() {
-			b.drop(q, ErrDraining, &rest)
-		}
-	}
+	b.dropWaiting(ErrDraining, &rest)
 	stranded += len(rest.done)
 	b.mu.Unlock()
 	b.do(&rest)
 	return fmt.Errorf("draining backend %q: %d queries were not answered: %w", b.opts.Name, stranded, context.Cause(ctx))
 }
+
+// queued is the number of queries that wait, also for another try. mu is held.
+func (b *Batcher[In, Out]) queued() int { return b.waiting.len + b.suspects }
 
 // answered books that the Done of n queries returned.
 func (b *Batcher[In, Out]) answered(n int) {
@@ -375,7 +370,7 @@ func (b *Batcher[In, Out]) countSize(n int) {
 
 // checkIdle closes idle once a draining batcher has nothing left. mu is held.
 func (b *Batcher[In, Out]) checkIdle() {
-	if !b.draining || b.waiting.len+b.suspects+b.running+int(b.answering.Load()) > 0 {
+	if !b.draining || b.queued()+b.running+int(b.answering.Load()) > 0 {
 		return
 	}
 	select {
@@ -429,7 +424,7 @@ func (b *Batcher[In, Out]) Stats() Stats {
 			s.Sizes[size] = n
 		}
 	}
-	s.Queued, s.Running = b.waiting.len+b.suspects, b.running
+	s.Queued, s.Running = b.queued(), b.running
 	return s
 }
 
@@ -451,7 +446,7 @@ func (b *Batcher[In, Out]) Load() Load {
 	now := b.opts.Clock.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	l := Load{Busy: b.computed, Queued: b.waiting.len + b.suspects, Running: b.running, Admitted: b.stats.Admitted}
+	l := Load{Busy: b.computed, Queued: b.queued(), Running: b.running, Admitted: b.stats.Admitted}
 	if q := b.waiting.oldest; q != nil {
 		l.OldestWait = now.Sub(q.arrived)
 	}

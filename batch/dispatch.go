@@ -3,6 +3,7 @@ package batch
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -49,12 +50,11 @@ func (b *Batcher[In, Out]) do(w *work[In, Out]) {
 // dispatchArrival starts what the arrival of a query in g makes ready. It
 // spares the search of [queue.next] when the query is merely held back.
 func (b *Batcher[In, Out]) dispatchArrival(g *group[In, Out], now time.Time, w *work[In, Out]) {
-	if w.done != nil { // who was evicted may have stood before others
+	if w.done != nil || len(b.replicas) == 0 { // who was evicted may have stood before others
 		b.dispatch(now, w)
 		return
 	}
 	if b.free == 0 && (b.ahead == 0 || g.cost < b.limits.MaxBatchSize) {
-		w.starved = len(b.replicas) == 0
 		return
 	}
 	if b.limits.BatchWaitTimeout > 0 {
@@ -75,9 +75,7 @@ func (b *Batcher[In, Out]) dispatch(now time.Time, w *work[In, Out]) {
 	if limits.BatchWaitTimeout = b.wait(); b.draining {
 		limits.BatchWaitTimeout = 0
 	}
-	if len(b.replicas) == 0 && b.waiting.len+b.suspects > 0 {
-		w.starved = true
-	}
+	w.starved = w.starved || len(b.replicas) == 0 && b.queued() > 0
 	for b.free > 0 || b.ahead > 0 {
 		if len(b.isolations) > 0 {
 			if b.dispatchPart(now, w) {
@@ -164,6 +162,19 @@ func (b *Batcher[In, Out]) drop(q *Query[In, Out], err error, w *work[In, Out]) 
 	w.done = append(w.done, q)
 }
 
+// dropWaiting drops all queries that wait, also those for another try. mu is held.
+func (b *Batcher[In, Out]) dropWaiting(err error, w *work[In, Out]) {
+	for q := b.waiting.oldest; q != nil; q = b.waiting.oldest {
+		b.drop(q, err, w)
+	}
+	for _, s := range slices.Clone(b.isolations) {
+		for _, q := range s.waiting() {
+			b.drop(q, err, w)
+		}
+		b.checkOver(s)
+	}
+}
+
 // book numbers a batch and books it on the replica that suits it best. mu is held.
 func (b *Batcher[In, Out]) book(batch *Batch[In, Out], now time.Time) {
 	r := b.freest()
@@ -234,7 +245,7 @@ func (b *Batcher[In, Out]) wake() {
 	now := b.opts.Clock.Now()
 	b.mu.Lock()
 	b.hold = nil
-	if b.waiting.len+b.suspects > 0 { // else what it was set for has left
+	if b.queued() > 0 { // else what it was set for has left
 		b.dispatch(now, &work)
 	}
 	b.mu.Unlock()

@@ -128,6 +128,15 @@ def gated(gate: Gate, journal: Journal) -> Callable[..., Any]:
     return gated
 
 
+def ten_queries(client: serve.Client, handle: Any, journal: Journal) -> list[Any]:
+    """One that is computed, and nine that wait."""
+    first = handle.remote(number=0)
+    until(journal.entries, "the first query to be computed")
+    waiting = [handle.remote(number=n) for n in range(1, 10)]
+    until(lambda: unanswered(client, "gated") == 10, "nine queries to wait")
+    return [first, *waiting]
+
+
 def test_a_killed_worker_loses_nothing(
     client: serve.Client, gated: Callable[..., Any], gate: Gate, journal: Journal
 ) -> None:
@@ -135,10 +144,7 @@ def test_a_killed_worker_loses_nothing(
     handle = client.get_handle("gated")
     victim = backend(client, "gated")["replicas"][0]["pid"]
     with gate.closed():
-        first = handle.remote(number=0)
-        until(journal.entries, "the first query to be computed")
-        waiting = [handle.remote(number=n) for n in range(1, 10)]
-        until(lambda: unanswered(client, "gated") == 10, "nine queries to wait")
+        first, *waiting = ten_queries(client, handle, journal)
         os.kill(victim, signal.SIGKILL)
         until(lambda: len(journal.entries()) == 2, "the first query to be computed again")
     answers = shoal.get([first, *waiting], timeout=30)
@@ -158,10 +164,7 @@ def test_with_on_batch_error_fail_a_killed_worker_fails_what_it_computed_and_not
     handle = client.get_handle("gated")
     victim = backend(client, "gated")["replicas"][0]["pid"]
     with gate.closed():
-        first = handle.remote(number=0)
-        until(journal.entries, "the first query to be computed")
-        waiting = [handle.remote(number=n) for n in range(1, 10)]
-        until(lambda: unanswered(client, "gated") == 10, "nine queries to wait")
+        first, *waiting = ten_queries(client, handle, journal)
         os.kill(victim, signal.SIGKILL)
         with pytest.raises(shoal.WorkerDied):
             first.result(30)

@@ -132,14 +132,13 @@ type deleted struct {
 
 // change makes a change on the server and shows what came of it.
 func (t *target) change(c *cobra.Command, do func(*admin.Client) (any, error)) error {
-	client, err := t.dial()
+	var result any
+	err := t.ask(func(client *admin.Client) (err error) {
+		result, err = do(client)
+		return err
+	})
 	if err != nil {
 		return err
-	}
-	defer client.Close()
-	result, err := do(client)
-	if err != nil {
-		return withTraceback(err)
 	}
 	if t.json {
 		return writeJSON(c.OutOrStdout(), result)

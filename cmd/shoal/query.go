@@ -41,14 +41,13 @@ first argument. Values that are JSON are taken as JSON, others as text.
 			if spec.Data, err = readData(data, c.InOrStdin()); err != nil {
 				return err
 			}
-			client, err := t.dial()
+			var answer admin.Answer
+			err = t.ask(func(client *admin.Client) (err error) {
+				answer, err = client.Query(c.Context(), given[0], spec)
+				return err
+			})
 			if err != nil {
 				return err
-			}
-			defer client.Close()
-			answer, err := client.Query(c.Context(), given[0], spec)
-			if err != nil {
-				return withTraceback(err)
 			}
 			return t.writeAnswer(c.OutOrStdout(), answer)
 		},

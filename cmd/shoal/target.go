@@ -43,6 +43,16 @@ func (t *target) dial() (*admin.Client, error) {
 	return admin.Dial(address, token, secure)
 }
 
+// ask asks the server for something; an error of a model's shows where it was raised.
+func (t *target) ask(do func(*admin.Client) error) error {
+	client, err := t.dial()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return withTraceback(do(client))
+}
+
 // runtimeDir is where servers of this user put their sockets.
 func runtimeDir() string {
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {

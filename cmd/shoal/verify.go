@@ -41,14 +41,13 @@ in an example, {"query": {"number": 1}} or {"json": …}, or a handle's, {"data"
 			if spec.Items, err = readItems(items, c.InOrStdin()); err != nil {
 				return err
 			}
-			client, err := t.dial()
+			var v admin.Verification
+			err = t.ask(func(client *admin.Client) (err error) {
+				v, err = client.Verify(c.Context(), given[0], spec)
+				return err
+			})
 			if err != nil {
 				return err
-			}
-			defer client.Close()
-			v, err := client.Verify(c.Context(), given[0], spec)
-			if err != nil {
-				return withTraceback(err)
 			}
 			return t.writeVerification(c.OutOrStdout(), v)
 		},

@@ -264,10 +264,8 @@ func (c *canary) put(traffic map[string]float64, shadow float64, watched bool) e
 			return err
 		}
 		e.watch = stored
-		for i := range e.shadows {
-			if watched && e.shadows[i].backend.Name() == c.spec.Backend {
-				e.shadows[i].comparison = c.comparison
-			}
+		if watched {
+			e.compareShadow(c.spec.Backend, c.comparison)
 		}
 		return nil
 	})
@@ -320,7 +318,7 @@ func (c *canary) end(state CanaryState, reason string) {
 }
 
 // overruled ends the canary since others changed the traffic. mu is held.
-func (c *canary) overruled() { c.end(CanaryAborted, Describe(errOverruled).Message) }
+func (c *canary) overruled() { c.end(CanaryAborted, errOverruled.Message) }
 
 func (c *canary) log(event string, args ...any) {
 	log := c.registry.canaries.log
@@ -510,11 +508,7 @@ func (r *Registry) CompareShadow(endpoint, backend string, proportion float64, h
 		if e.shadows, err = withShadow(e.shadows, backend, proportion, t.backends); err != nil {
 			return err
 		}
-		for i := range e.shadows {
-			if e.shadows[i].backend.Name() == backend {
-				e.shadows[i].comparison = &comparison{spec: how, wait: &r.comparing}
-			}
-		}
+		e.compareShadow(backend, &comparison{spec: how, wait: &r.comparing})
 		return nil
 	})
 }

@@ -379,6 +379,16 @@ func withShadow(shadows []share, backend string, proportion float64, backends ma
 	return shadows, nil
 }
 
+// compareShadow has the answers of a shadow compared, or with nil not any more. The
+// shadows must be the endpoint's own copy.
+func (e *Endpoint) compareShadow(backend string, with *comparison) {
+	for i := range e.shadows {
+		if e.shadows[i].backend.Name() == backend {
+			e.shadows[i].comparison = with
+		}
+	}
+}
+
 var knownMethods = []string{
 	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions,
 }

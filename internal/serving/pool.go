@@ -251,10 +251,7 @@ func (p *Pool[In, Out]) Update(ctx context.Context, next Config) error {
 	p.batcher.Update(next.limits())
 	p.replicas = keep
 	for _, r := range keep {
-		select {
-		case r.changed <- struct{}{}:
-		default:
-		}
+		signal(r.changed)
 	}
 	p.adopt(instances, fresh)
 	p.scaler.stand(false, "", "") // an idle backend is awake again

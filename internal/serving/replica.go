@@ -1,7 +1,6 @@
 package serving
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -27,7 +26,7 @@ type replica[In, Out any] struct {
 	pause    *backoff.ExponentialBackOff
 	next     time.Duration // the pause before the next start
 	failures int           // since an instance was last of use
-	slots    int           // of the instance that was restarted last; 0 before
+	slots    int           // of the instance
 
 	mu      sync.Mutex
 	now     ReplicaStatus
@@ -36,7 +35,10 @@ type replica[In, Out any] struct {
 }
 
 func newReplica[In, Out any](p *Pool[In, Out], index int) *replica[In, Out] {
-	r := &replica[In, Out]{pool: p, index: index, done: make(chan struct{}), changed: make(chan struct{}, 1), pause: newPause()}
+	r := &replica[In, Out]{
+		pool: p, index: index, done: make(chan struct{}), changed: make(chan struct{}, 1),
+		pause: newPause(), slots: p.Config().MaxConcurrentBatches,
+	}
 	r.now = ReplicaStatus{Index: index, State: StateStarting}
 	r.stopping, r.askStop = context.WithCancel(context.Background())
 	return r
@@ -47,8 +49,7 @@ func (r *replica[In, Out]) attach(instance Instance[In, Out]) *batch.Replica[In,
 	r.pool.newest.Store(&instance)
 	r.set(StateReady, instance.PID())
 	r.pool.judge(nil, 0)
-	slots := cmp.Or(r.slots, r.pool.Config().MaxConcurrentBatches)
-	opts := batch.ReplicaOptions[In, Out]{Slots: slots, Run: instance.Run}
+	opts := batch.ReplicaOptions[In, Out]{Slots: r.slots, Run: instance.Run}
 	if t, ok := instance.(TakesAhead[In, Out]); ok {
 		opts.Ahead, opts.Recall = 1, t.Recall
 	}
