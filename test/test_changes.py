@@ -153,6 +153,25 @@ def test_sighup_deploys_a_python_file_anew(folder: Folder, file: str) -> None:
         client.shutdown()
 
 
+def test_a_server_behind_a_load_balancer_stops_without_a_failed_query(folder: Folder) -> None:
+    """The load balancer notices only when it next asks /readyz, and sends queries until then."""
+    config = folder.path / "shoal.yaml"
+    config.write_text("http: {shutdown_delay: 1h}\n" + config.read_text())
+    with serving("shoal.yaml", folder.path) as server:
+        client = connect(server, folder.path)
+        until(lambda: ask(client, "/readyz").status_code == 200, "the server to be ready")
+        with Loads(client, "m") as load:
+            load.more(50)
+            server.signal(signal.SIGTERM)
+            until(lambda: ask(client, "/readyz").status_code == 503, "the server to say that it is to stop")
+            load.more(200)
+        assert load.errors == []
+        client.shutdown()
+        assert server.status is None
+        server.signal(signal.SIGTERM)
+        assert server.wait(30) == 0
+
+
 @pytest.mark.parametrize("nohup", [False, True])
 def test_a_server_stops_when_its_terminal_is_closed(folder: Folder, nohup: bool) -> None:
     """Unless it was started with nohup; either way the terminal's end is no reload."""

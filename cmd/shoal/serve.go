@@ -49,7 +49,9 @@ what a config file describes. Without an argument it starts empty; deploy to it 
   shoal serve shoal.yaml                           see "shoal config schema"
 
 It stops on SIGINT or SIGTERM: new queries are refused, accepted ones are finished. A
-second signal does not wait for them. On SIGHUP, or "shoal reload", it reads the file again and
+second signal does not wait for them. With http.shutdown_delay in the config file, /readyz says at
+once that the server is not ready, and new queries are refused so much later; a second signal ends
+the delay. On SIGHUP, or "shoal reload", it reads the file again and
 changes what differs, without losing a query; when something is wrong with it, what was served is
 served on. When the terminal is closed that it was started in, it stops, unless it was started
 with nohup. With --json it says on standard output when it is
@@ -116,7 +118,7 @@ func (f *serveFlags) serve(c *cobra.Command, t *target, given []string) (announc
 	if err != nil {
 		return false, err
 	}
-	defer abortOnSignal(ctx, s.Abort)()
+	defer watchSignals(ctx, s)()
 	outliveReaders()
 	if len(given) > 0 {
 		s.Reloading(f.reloading(c, s, given, from))
@@ -136,6 +138,7 @@ func (f *serveFlags) serve(c *cobra.Command, t *target, given []string) (announc
 	}
 	deployed()
 	if err := f.announce(c, s, opts.Logger); err != nil {
+		s.Hasten()
 		cancel()
 		return true, errors.Join(err, <-ran)
 	}
@@ -152,9 +155,10 @@ func outliveReaders() {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // which nobody receives; only the default is to go
 }
 
-// abortOnSignal calls abort on the first signal after ctx has ended: whoever
-// asks a second time does not want to wait. A third one has its usual effect.
-func abortOnSignal(ctx context.Context, abort func()) (stop func()) {
+// watchSignals makes the server hurry with each signal after ctx has ended:
+// whoever asks again does not want to wait. The first ends a shutdown_delay, if there is one, the
+// next does not wait for queries either; one more has its usual effect.
+func watchSignals(ctx context.Context, s *server.Server) (stop func()) {
 	ended := make(chan struct{})
 	var watching sync.WaitGroup
 	watching.Go(func() {
@@ -166,10 +170,15 @@ func abortOnSignal(ctx context.Context, abort func()) (stop func()) {
 		signals := make(chan os.Signal, 1)
 		signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 		defer signal.Stop(signals)
-		select {
-		case <-signals:
-			abort()
-		case <-ended:
+		for hastened := true; hastened; {
+			select {
+			case <-signals:
+				if hastened = s.Hasten(); !hastened {
+					s.Abort()
+				}
+			case <-ended:
+				return
+			}
 		}
 	})
 	return func() {

@@ -41,6 +41,7 @@ type HTTP struct {
 	ReadTimeout       serving.Duration `json:"read_timeout"`
 	IdleTimeout       serving.Duration `json:"idle_timeout"`
 	ShutdownTimeout   serving.Duration `json:"shutdown_timeout"`
+	ShutdownDelay     serving.Duration `json:"shutdown_delay"`
 	ServerTiming      *bool            `json:"server_timing"`
 	Front             string           `json:"front"` // "auto" or "net/http"
 }

@@ -126,6 +126,9 @@ func (p *parser) checkHTTP(key string, h HTTP) {
 	if isNumber && value <= 0 {
 		p.fail(path, false, "%s must be more than 0", key)
 	}
+	if key == "shutdown_delay" && h.ShutdownDelay < 0 {
+		p.fail(path, false, "shutdown_delay must not be negative")
+	}
 	if key != "address" {
 		return
 	}

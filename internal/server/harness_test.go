@@ -80,10 +80,13 @@ func options(t *testing.T) (opts Options, temp string) {
 	}, temp
 }
 
-// start runs a server until the test ends, at the latest.
-func start(t *testing.T) *running {
+// start runs a server until the test ends, at the latest. change changes its options.
+func start(t *testing.T, change ...func(*Options)) *running {
 	t.Helper()
 	opts, temp := options(t)
+	for _, c := range change {
+		c(&opts)
+	}
 	r := &running{temp: temp, said: &buffer{}, ended: make(chan error, 1)}
 	opts.Output = r.said
 	var err error

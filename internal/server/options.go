@@ -14,6 +14,7 @@ func OptionsOf(file *config.File) Options {
 		HTTPAddress: h.Address, AdminAddress: file.Admin.Address, Interpreter: file.Python.Interpreter,
 		PassEnv: file.Python.PassEnv, WorkerUser: file.Python.User,
 		TLS: file.TLS, Auth: file.Auth, AuditFile: file.Audit.File, NoPickle: file.Python.AllowPickle != nil && !*file.Python.AllowPickle,
+		ShutdownDelay: time.Duration(h.ShutdownDelay),
 		Rest: rest.Options{
 			MaxBodyBytes: int64(h.MaxBody), MaxHeaderBytes: int(h.MaxHeader),
 			ReadHeaderTimeout: time.Duration(h.ReadHeaderTimeout), ReadTimeout: time.Duration(h.ReadTimeout),

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/shoalserve/shoal/internal/artifact"
@@ -51,6 +52,10 @@ type Options struct {
 	WorkerUser string
 	// Interpreter is the Python of backends that name none. Default python3.
 	Interpreter string
+	// ShutdownDelay is how long the server goes on as it did once it is to stop,
+	// except that /readyz says it is not ready: load balancers that notice late
+	// still get their answers. Default 0: it refuses new queries at once.
+	ShutdownDelay time.Duration
 	// Rest are the limits of the HTTP front.
 	Rest    rest.Options
 	Version string
@@ -84,8 +89,10 @@ type Server struct {
 	file      *config.File          // the last that was applied; nil: none
 	deployed  map[string]deployment // of its backends
 
-	forced context.Context // ends with Abort
-	force  context.CancelCauseFunc
+	hurried context.Context // ends with Hasten
+	hurry   context.CancelFunc
+	forced  context.Context // ends with Abort
+	force   context.CancelCauseFunc
 }
 
 var errForced = errors.New("the server was forced to stop")
@@ -100,6 +107,7 @@ func New(opts Options) (*Server, error) {
 	}
 	s := &Server{opts: opts, Registry: serving.NewRegistry(), reloading: make(chan struct{}, 1)}
 	s.forced, s.force = context.WithCancelCause(context.Background())
+	s.hurried, s.hurry = context.WithCancel(s.forced)
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.Close(context.Background()))
 	}
@@ -212,12 +220,20 @@ func (s *Server) Deploying() (done func()) {
 	return func() { release(); <-s.reloading }
 }
 
-// Run serves until ctx ends. Then it refuses new queries, finishes the accepted
-// ones, stops the workers and returns nil; or an error that says what was not
-// finished in time. It may be called once, and closes the server.
+// Run serves until ctx ends, and for Options.ShutdownDelay after it. Then it
+// refuses new queries, finishes the accepted ones, stops the workers and returns
+// nil; or an error that says what was not finished in time. It may be called
+// once, and closes the server.
 func (s *Server) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+	asked := ctx
+	ctx, cancel := context.WithCancel(context.WithoutCancel(asked))
 	defer cancel()
+	var lingering sync.WaitGroup
+	defer lingering.Wait()
+	lingering.Go(func() {
+		defer cancel()
+		s.linger(ctx, asked)
+	})
 	fronts := []func(context.Context) error{
 		func(ctx context.Context) error { return s.front.Serve(ctx, s.http) },
 		func(ctx context.Context) error { return s.control.Serve(ctx, s.admin) },
@@ -233,6 +249,41 @@ func (s *Server) Run(ctx context.Context) error {
 	grace, stop := context.WithTimeout(s.forced, s.opts.Rest.ShutdownTimeout)
 	defer stop()
 	return errors.Join(err, s.Close(grace))
+}
+
+// linger returns when the server is to refuse new queries: ShutdownDelay after it
+// was asked to stop, or earlier after Hasten, or when running has ended. From when
+// it was asked on it is not ready.
+func (s *Server) linger(running, asked context.Context) {
+	defer s.hurry() // from then on there is nothing to hasten
+	select {
+	case <-asked.Done():
+	case <-running.Done():
+		return
+	}
+	sought := !s.prober.Held() // else it was never ready, and no load balancer sends it anything
+	s.prober.Hold("the server is about to stop")
+	if s.opts.ShutdownDelay <= 0 || !sought {
+		return
+	}
+	s.opts.Logger.Info("not ready any more; new queries are still taken for a while", "shutdown_delay", s.opts.ShutdownDelay)
+	delay := time.NewTimer(s.opts.ShutdownDelay)
+	defer delay.Stop()
+	select {
+	case <-delay.C:
+	case <-s.hurried.Done():
+	case <-running.Done():
+	}
+}
+
+// Hasten ends the rest of a ShutdownDelay, and reports whether there was one to
+// end: else whoever asks for more haste wants Abort.
+func (s *Server) Hasten() bool {
+	if s.opts.ShutdownDelay <= 0 || s.hurried.Err() != nil {
+		return false
+	}
+	s.hurry()
+	return true
 }
 
 // awaitFronts returns when the fronts have ended. After Abort the accepted

@@ -24,7 +24,7 @@ type Prober struct {
 
 	mu      sync.Mutex
 	proved  map[probe]bool
-	holding string // why nothing is ready yet; empty when nothing holds
+	holding []string // why nothing is ready; empty when nothing holds
 }
 
 // probe is one thing to prove. Backends and examples are compared by identity:
@@ -41,19 +41,28 @@ func NewProber(r *Registry) *Prober {
 
 // Hold makes Ready say that nothing is ready, and why, until release is called.
 func (p *Prober) Hold(why string) (release func()) {
-	set := func(why string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.holding = append(p.holding, why)
+	return func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.holding = why
+		if i := slices.Index(p.holding, why); i >= 0 {
+			p.holding = slices.Delete(p.holding, i, i+1)
+		}
 	}
-	set(why)
-	return func() { set("") }
 }
+
+// Held reports whether something holds.
+func (p *Prober) Held() bool { return p.held() != "" }
 
 func (p *Prober) held() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.holding
+	if len(p.holding) == 0 {
+		return ""
+	}
+	return p.holding[len(p.holding)-1] // the last word
 }
 
 // Ready returns nil when every backend that gets traffic has a ready replica
