@@ -27,8 +27,8 @@ type Limits struct {
 	LatencySLO time.Duration
 	// MaxQueued is the most queries that may wait. Default 4096.
 	MaxQueued int
-	// MaxQueuedBytes is the most bytes that may wait, as Options.Size counts
-	// them. Default 256 MiB.
+	// MaxQueuedBytes is the most bytes that may wait, as Options.Size or
+	// Query.Bytes count them. Default 256 MiB.
 	MaxQueuedBytes int64
 	// CallerWeights are the shares that callers get of a batcher that is not enough
 	// for all: one of weight 4 gets four times as much as one of weight 1. "*" stands
@@ -73,7 +73,7 @@ type Options[In, Out any] struct {
 	// Cost is what a query counts against MaxBatchSize: its rows, tokens,
 	// pixels; at least 1. Nil counts every query as 1.
 	Cost func(In) int
-	// Size is what a query counts against MaxQueuedBytes, in bytes.
+	// Size is what a query counts against MaxQueuedBytes, in bytes. Nil: its Bytes.
 	Size func(In) int64
 	// Split cuts a query that costs more than max into parts that cost at most
 	// max each; Join makes one answer of the parts' answers, in order. Without
@@ -203,7 +203,7 @@ func (b *Batcher[In, Out]) countRefusal(err error) {
 
 // measure calls the user's callbacks, outside the lock.
 func (b *Batcher[In, Out]) measure(q *Query[In, Out]) (key string, err error) {
-	q.cost, q.bytes = 1, 0
+	q.cost, q.bytes = 1, max(0, q.Bytes)
 	if b.opts.Key == nil && b.opts.Cost == nil && b.opts.Size == nil {
 		return "", nil
 	}

@@ -91,6 +91,9 @@ type Query[In, Out any] struct {
 	// Deadline is when the answer must be there. Zero: when the Context says, or
 	// whenever it comes.
 	Deadline time.Time
+	// Bytes is what the query holds, against Limits.MaxQueuedBytes, where there is no
+	// Options.Size.
+	Bytes int64
 
 	// Out is the model's answer, when Err is nil.
 	Out Out

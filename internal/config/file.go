@@ -44,6 +44,8 @@ type HTTP struct {
 	ShutdownDelay     serving.Duration `json:"shutdown_delay"`
 	ServerTiming      *bool            `json:"server_timing"`
 	Front             string           `json:"front"` // "auto" or "net/http"
+	MaxInflightBytes  serving.Size     `json:"max_inflight_bytes"`
+	MaxConnections    int              `json:"max_connections"`
 }
 
 // Admin is where the server is run.

@@ -122,6 +122,7 @@ func (p *parser) checkHTTP(key string, h HTTP) {
 		"max_body": int64(h.MaxBody), "max_header": int64(h.MaxHeader),
 		"read_header_timeout": int64(h.ReadHeaderTimeout), "read_timeout": int64(h.ReadTimeout),
 		"idle_timeout": int64(h.IdleTimeout), "shutdown_timeout": int64(h.ShutdownTimeout),
+		"max_inflight_bytes": int64(h.MaxInflightBytes), "max_connections": int64(h.MaxConnections),
 	}[key]
 	if isNumber && value <= 0 {
 		p.fail(path, false, "%s must be more than 0", key)

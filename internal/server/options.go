@@ -20,6 +20,7 @@ func OptionsOf(file *config.File) Options {
 			ReadHeaderTimeout: time.Duration(h.ReadHeaderTimeout), ReadTimeout: time.Duration(h.ReadTimeout),
 			IdleTimeout: time.Duration(h.IdleTimeout), ShutdownTimeout: time.Duration(h.ShutdownTimeout),
 			NoServerTiming: h.ServerTiming != nil && !*h.ServerTiming, OnlyNetHTTP: h.Front == "net/http",
+			MaxInflightBytes: int64(h.MaxInflightBytes), MaxConnections: h.MaxConnections,
 		},
 	}
 }

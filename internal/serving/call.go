@@ -70,6 +70,32 @@ func (c *Call) deadline(backend time.Duration) time.Time {
 	return c.Arrived.Add(backend)
 }
 
+// Size is what the call brought, in bytes, and the row that was made of it.
+func (c *Call) Size() int64 {
+	n := len(c.Args.Head) + len(c.Args.Payload)
+	if r := c.Request; r != nil {
+		n += len(r.Body) + len(r.Head)
+		if r.Head == nil {
+			n += len(r.Target) + headerSize(r.Header)
+		}
+	}
+	if c.row != nil {
+		n += c.row.Bytes()
+	}
+	return int64(n)
+}
+
+// headerSize is what headers take in memory, about.
+func headerSize(h http.Header) (n int) {
+	for name, values := range h {
+		n += len(name)
+		for _, value := range values {
+			n += len(value)
+		}
+	}
+	return n
+}
+
 // Row is the call as arrays, where its backend takes them; else nil. A runtime
 // reads it before it completes the call's batch, and not after.
 func (c *Call) Row() *tensor.Row { return c.row }

@@ -112,7 +112,7 @@ func (p *TypedPool[In, Out]) Submit(c *Call) error {
 	t := &typedCall[In, Out]{call: c, pool: p}
 	t.query = batch.Query[In, Out]{
 		Context: c.Context, In: in, Origin: c.Origin, Done: t.answered,
-		Caller: c.Caller, Priority: c.Priority, Deadline: c.deadline(p.timeout()),
+		Caller: c.Caller, Priority: c.Priority, Deadline: c.deadline(p.timeout()), Bytes: c.Size(),
 	}
 	c.typed = t
 	return p.SubmitQuery(&t.query)

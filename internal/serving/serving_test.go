@@ -526,3 +526,44 @@ func TestARefusedConfigDoesNotTellSecrets(t *testing.T) {
 		}
 	}
 }
+
+// What a call brought counts against the bytes that may wait, also where a Go model
+// does not say how large its input is.
+func TestBytesThatWaitAreCountedOfGoModelsToo(t *testing.T) {
+	r := newRegistry(t)
+	release := make(chan struct{})
+	slow := &model{fn: func(_ context.Context, in []string) ([]string, error) {
+		<-release
+		return in, nil
+	}}
+	if _, err := r.Deploy(t.Context(), "m", false, slow.build("m", serving.Config{MaxQueuedBytes: 1000, MaxBatchSize: 1})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.CreateEndpoint("e", serving.EndpointSpec{Backend: "m"}); err != nil {
+		t.Fatal(err)
+	}
+	e, err := r.Endpoint("e")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answers sync.WaitGroup
+	submit := func(size int) error {
+		answers.Add(1)
+		err := e.Submit(&serving.Call{Origin: batch.Web, Request: &serving.Request{Method: "POST", Body: make([]byte, size)}, Done: func(*serving.Call) { answers.Done() }})
+		if err != nil {
+			answers.Done()
+		}
+		return err
+	}
+	for _, size := range []int{1, 600, 300} { // the first one is computed
+		if err := submit(size); err != nil {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+	overload, refused := errors.AsType[*batch.OverloadError](submit(200))
+	if !refused || overload.Reason != batch.QueueBytes {
+		t.Errorf("200 bytes more: %v", overload)
+	}
+	close(release)
+	answers.Wait()
+}

@@ -27,6 +27,7 @@ type Metrics struct {
 
 	coldStarts *prometheus.HistogramVec
 	denied     *prometheus.CounterVec
+	refused    *prometheus.CounterVec
 }
 
 // New returns Metrics with nothing measured yet.
@@ -56,7 +57,13 @@ func New() *Metrics {
 	m.coldStarts = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "shoal_cold_start_seconds", Help: "Time until an idle backend had a replica again.", Buckets: prometheus.ExponentialBucketsRange(0.01, 600, 16),
 	}, []string{"backend"})
-	m.registry.MustRegister(m.queued, m.computed, m.sizes, m.coldStarts, m.requests, m.duration, m.denied,
+	m.refused = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "shoal_requests_refused_total", Help: "Connections, and requests whose body was still arriving, for which there was no room.",
+	}, []string{"front", "reason"})
+	for _, reason := range []string{"connections", "inflight_bytes"} { // an alert needs a 0 to begin from
+		m.refused.WithLabelValues("http", reason)
+	}
+	m.registry.MustRegister(m.queued, m.computed, m.sizes, m.coldStarts, m.requests, m.duration, m.denied, m.refused,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -72,6 +79,26 @@ func (m *Metrics) Handler() http.Handler {
 
 // Denied counts a request that a front, "http" or "admin", did not let in.
 func (m *Metrics) Denied(front, reason string) { m.denied.WithLabelValues(front, reason).Inc() }
+
+// Refused counts a connection or a request that a front, "http" or "admin", had no
+// room for.
+func (m *Metrics) Refused(front, reason string) { m.refused.WithLabelValues(front, reason).Inc() }
+
+// WatchHTTP adds what the HTTP front holds: its connections, and the bytes of bodies
+// that are arriving. It may be called again, for the front that is measured then.
+func (m *Metrics) WatchHTTP(connections, arriving func() int64) {
+	for name, of := range map[string]struct {
+		help string
+		read func() int64
+	}{
+		"shoal_http_connections":    {"HTTP connections that are open.", connections},
+		"shoal_http_inflight_bytes": {"Memory of HTTP bodies that are still arriving.", arriving},
+	} {
+		gauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: of.help}, func() float64 { return float64(of.read()) })
+		m.registry.Unregister(gauge)
+		m.registry.MustRegister(gauge)
+	}
+}
 
 // Observer returns where a backend's queries and batches are measured.
 func (m *Metrics) Observer(backend string) serving.Observer {

@@ -93,6 +93,16 @@ func (l *loop) departed(c *conn) {
 	l.answer(c, goodbye)
 }
 
+// overfull answers a client for whose body there is no room at the moment.
+func (l *loop) overfull(c *conn, err error) {
+	l.front.opts.Metrics.Refused("http", "inflight_bytes")
+	id := c.flight.kept.request.ID
+	l.answer(c, func(w http.ResponseWriter) int {
+		w.Header().Set("Connection", "close")
+		return fail(w, id, err, false)
+	})
+}
+
 // goodbye is the answer to a client that ended its half of the connection. It may
 // still read, and must not be told that all is well.
 func goodbye(w http.ResponseWriter) int {
@@ -153,6 +163,7 @@ const lingerTime = 500 * time.Millisecond
 func (l *loop) answer(c *conn, respond func(http.ResponseWriter) int) {
 	x := c.flight
 	c.flight = nil
+	x.giveBack()
 	x.respondWith(respond)
 	l.answered(c)
 }

@@ -6,21 +6,46 @@ import (
 	"io"
 	"testing"
 	"testing/iotest"
+
+	"github.com/shoalserve/shoal/internal/front/door"
+	"github.com/shoalserve/shoal/internal/serving"
 )
 
 func TestABodyThatIsOnlyAnnouncedTakesLittleMemory(t *testing.T) {
-	body, err := readBody(iotest.DataErrReader(bytes.NewReader([]byte("begin"))), 1<<30)
-	if !errors.Is(err, io.ErrUnexpectedEOF) || string(body) != "begin" || cap(body) > firstRoom {
-		t.Errorf("got %q in %d bytes, %v", body, cap(body), err)
+	arriving := door.NewBytes(1 << 30)
+	body, held, err := readBody(iotest.DataErrReader(bytes.NewReader([]byte("begin"))), 1<<30, firstRoom, arriving)
+	if err != nil || string(body) != "begin" || cap(body) > firstRoom || held != cap(body) || arriving.Held() != int64(held) {
+		t.Errorf("got %q in %d bytes, %d of which are counted, %v", body, cap(body), held, err)
 	}
 }
 
 func TestALargeBodyIsReadWhole(t *testing.T) {
-	for _, n := range []int{1, firstRoom - 1, firstRoom, firstRoom + 1, 5 * firstRoom, 1 << 21} {
-		sent := bytes.Repeat([]byte("abcdefg"), n/7+1)[:n]
-		body, err := readBody(bytes.NewReader(append(sent[:n:n], "the next request"...)), n)
-		if err != nil || !bytes.Equal(body, sent) || cap(body) != n {
-			t.Errorf("%d bytes: got %d in %d, %v", n, len(body), cap(body), err)
+	for _, first := range []int{firstGuess, firstRoom} {
+		for _, n := range []int{1, firstRoom - 1, firstRoom, firstRoom + 1, 5 * firstRoom, 1 << 21} {
+			sent := bytes.Repeat([]byte("abcdefg"), n/7+1)[:n]
+			body, held, err := readBody(bytes.NewReader(append(sent[:n:n], "the next request"...)), n, first, door.NewBytes(1<<30))
+			if err != nil || !bytes.Equal(body, sent) || cap(body) != n || held != n {
+				t.Errorf("%d bytes: got %d in %d, %d counted, %v", n, len(body), cap(body), held, err)
+			}
 		}
+	}
+}
+
+func TestABodyForWhichThereIsNoRoomIsReadNoFurther(t *testing.T) {
+	arriving := door.NewBytes(2 << 20)
+	from := bytes.NewReader(make([]byte, 10<<20))
+	_, held, err := readBody(from, 10<<20, firstRoom, arriving)
+	if full := (&serving.Error{Code: serving.QueueFull}); !errors.Is(err, full) || arriving.Held() != int64(held) {
+		t.Errorf("got %v, with %d of %d bytes counted", err, held, arriving.Held())
+	}
+	if read := from.Size() - int64(from.Len()); read > 2<<20 {
+		t.Errorf("%d bytes were read", read)
+	}
+	if arriving.Give(held); arriving.Held() != 0 {
+		t.Errorf("%d bytes stay counted", arriving.Held())
+	}
+	_, _, err = readBody(io.MultiReader(bytes.NewReader(make([]byte, 10)), iotest.ErrReader(io.ErrUnexpectedEOF)), 1<<20, firstGuess, arriving)
+	if err != io.ErrUnexpectedEOF { //nolint:errorlint // it is not wrapped
+		t.Errorf("a body that breaks off: %v", err)
 	}
 }

@@ -137,14 +137,33 @@ func (c *conn) hasLeft() (left, broken bool) {
 }
 
 // room is memory for more of the flight's body. It grows as the body comes: a
-// length that was only announced costs nothing.
-func (x *flight) room() []byte {
+// length that was only announced costs nothing. It returns an error when all bodies
+// that are arriving have as much memory as they may.
+func (x *flight) room() ([]byte, error) {
 	body := x.kept.request.Body
 	if len(body) == cap(body) {
-		body = grown(body, x.length)
+		room := roomFor(len(body), x.length, firstRoom)
+		if err := x.hold(room - cap(body)); err != nil {
+			return nil, err
+		}
+		body = grown(body, room)
 		x.kept.request.Body = body
 	}
-	return body[len(body):min(cap(body), x.length)]
+	return body[len(body):min(cap(body), x.length)], nil
+}
+
+// hold counts memory of a body that is arriving; giveBack counts it no more.
+func (x *flight) hold(n int) error {
+	err := x.front().arriving.Take(n)
+	if err == nil {
+		x.held += n
+	}
+	return err
+}
+
+func (x *flight) giveBack() {
+	x.front().arriving.Give(x.held)
+	x.held = 0
 }
 
 // fill takes n bytes that were read into the room and reports whether the body is whole.

@@ -1,8 +1,10 @@
 package rest
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"os"
 	"runtime/debug"
@@ -154,16 +156,9 @@ func (f *Front) query(w http.ResponseWriter, r *http.Request, id string, e *serv
 	if err != nil {
 		return fail(w, id, err, false)
 	}
-	body, err := f.body(w, r)
+	x, err := f.submit(w, r, id, e, terms)
 	if err != nil {
-		return f.failBody(w, r, id, err)
-	}
-	x := exchanges.Get().(*exchange)
-	x.fill(r, id, body)
-	terms.apply(&x.call, time.Now())
-	if err := e.Submit(&x.call); err != nil {
-		x.release()
-		return fail(w, id, err, false)
+		return f.failQuery(w, r, id, err)
 	}
 	config := x.call.Backend.Config()
 	if err := x.wait(r.Context(), allowed(terms.timeout, config)); err != nil {
@@ -179,6 +174,31 @@ func (f *Front) query(w http.ResponseWriter, r *http.Request, id string, e *serv
 	x.release()
 	return status
 }
+
+// submit reads the body and submits the query.
+func (f *Front) submit(w http.ResponseWriter, r *http.Request, id string, e *serving.Endpoint, terms terms) (*exchange, error) {
+	body, held, err := f.body(w, r)
+	defer f.arriving.Give(held) // then the queue has counted it
+	if err != nil {
+		return nil, &bodyError{err}
+	}
+	x := exchanges.Get().(*exchange)
+	x.fill(r, id, body)
+	terms.apply(&x.call, time.Now())
+	if err := e.Submit(&x.call); err != nil {
+		x.release()
+		return nil, err
+	}
+	return x, nil
+}
+
+// bodyError tells that a body could not be read.
+type bodyError struct{ err error }
+
+func (e *bodyError) Error() string { return "reading the body: " + e.err.Error() }
+
+// Unwrap returns why.
+func (e *bodyError) Unwrap() error { return e.err }
 
 // fill makes a call of a request.
 func (x *exchange) fill(r *http.Request, id string, body []byte) {
@@ -274,10 +294,19 @@ func hangUp(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (f *Front) failBody(w http.ResponseWriter, r *http.Request, id string, err error) int {
+// failQuery answers a query that no backend took.
+func (f *Front) failQuery(w http.ResponseWriter, r *http.Request, id string, err error) int {
+	if _, ok := errors.AsType[*bodyError](err); !ok {
+		return fail(w, id, err, false)
+	}
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		hangUp(w, r)
 		return fail(w, id, serving.Errorf(serving.TooLarge, "the body is larger than %d bytes", tooLarge.Limit), false)
+	}
+	if full, ok := errors.AsType[*serving.Error](err); ok {
+		f.opts.Metrics.Refused("http", "inflight_bytes")
+		hangUp(w, r)
+		return fail(w, id, full, false)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		hangUp(w, r)
@@ -287,7 +316,22 @@ func (f *Front) failBody(w http.ResponseWriter, r *http.Request, id string, err 
 		return leave(w, r)
 	}
 	hangUp(w, r)
-	return fail(w, id, serving.Errorf(serving.InvalidArgument, "reading the body: %v", err), false)
+	return fail(w, id, serving.Errorf(serving.InvalidArgument, "%v", err), false)
+}
+
+// tooManyConnections is the answer to a connection that is one too many, whatever it
+// would ask.
+func tooManyConnections() []byte {
+	p := problem.Of(serving.Errorf(serving.QueueFull, "as many connections are open as max_connections allows; try again later"))
+	header := make(http.Header)
+	body := p.Encode(header)
+	header.Set("Connection", "close")
+	answer := http.Response{
+		StatusCode: p.Status, ProtoMajor: 1, ProtoMinor: 1, Header: header, ContentLength: int64(len(body)), Body: io.NopCloser(bytes.NewReader(body)),
+	}
+	var out bytes.Buffer
+	_ = answer.Write(&out) // to memory
+	return out.Bytes()
 }
 
 // tooSlow is the problem of a body that did not arrive in time.

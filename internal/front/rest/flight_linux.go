@@ -41,6 +41,7 @@ type flight struct {
 	terms    terms
 	refusal  error // why it is none of the endpoint's
 	length   int   // of the body
+	held     int   // what its memory is counted as, until it is submitted
 	json     bool  // it says that it is JSON
 	once     bool  // it is not used again: someone may hold on to it
 	ended    int64 // when it landed, in the loop's time
@@ -95,19 +96,24 @@ func (x *flight) start(busy bool) {
 		state |= again
 	}
 	x.state.Store(state)
+	held := x.held // the flight may be the next request's before it can be given back
+	x.held = 0
 	switch {
 	case x.endpoint != nil && !x.endpoint.Takes(x.kept.request.Method):
 		x.turnAway()
-		return
 	case x.refusal != nil:
 		x.refuse(x.refusal)
-		return
+	default:
+		if x.once = !x.endpoint.Prompt() || x.length >= largeBody; x.once {
+			x.conn.loop.flights.Go(func() {
+				x.submit()
+				x.front().arriving.Give(held) // by now the queue has counted it
+			})
+			return
+		}
+		x.submit()
 	}
-	if x.once = !x.endpoint.Prompt() || x.length >= largeBody; x.once {
-		x.conn.loop.flights.Go(x.submit)
-		return
-	}
-	x.submit()
+	x.front().arriving.Give(held)
 }
 
 // turnAway answers a request whose method the endpoint does not take.

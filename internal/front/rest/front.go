@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/shoalserve/shoal/internal/auth"
+	"github.com/shoalserve/shoal/internal/front/door"
 	"github.com/shoalserve/shoal/internal/serving"
 	"github.com/shoalserve/shoal/internal/telemetry"
 )
@@ -49,6 +50,11 @@ type Options struct {
 	TLS *tls.Config
 	// Auth tells who may ask what; without one everybody may ask all.
 	Auth *auth.Authenticator
+	// MaxInflightBytes bounds the memory of all bodies that are still arriving.
+	// Default 1 GiB.
+	MaxInflightBytes int64
+	// MaxConnections bounds the connections that are open. Default 10,000.
+	MaxConnections int
 }
 
 func (o Options) withDefaults(r *serving.Registry) Options {
@@ -59,6 +65,8 @@ func (o Options) withDefaults(r *serving.Registry) Options {
 	o.IdleTimeout = cmp.Or(o.IdleTimeout, 120*time.Second)
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, 60*time.Second)
 	o.ShutdownTimeout = cmp.Or(o.ShutdownTimeout, 30*time.Second)
+	o.MaxInflightBytes = cmp.Or(o.MaxInflightBytes, 1<<30)
+	o.MaxConnections = cmp.Or(o.MaxConnections, 10_000)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -82,6 +90,9 @@ type Front struct {
 	draining atomic.Bool
 	date     dateText
 	unsent   atomic.Int64 // bytes of answers that wait for clients to read
+
+	arriving    *door.Bytes // bodies
+	connections *door.Connections
 }
 
 // maxUnsent bounds the bytes that all slow clients together may leave unread.
@@ -94,6 +105,10 @@ func New(r *serving.Registry, opts Options) *Front {
 	opts = opts.withDefaults(r)
 	f := &Front{registry: r, opts: opts, metrics: opts.Metrics.Routes(), ready: newReadiness(opts.Prober), failures: failures{log: opts.Logger}}
 	f.own = f.ownPaths()
+	f.arriving = door.NewBytes(opts.MaxInflightBytes)
+	refused := func() { opts.Metrics.Refused("http", "connections") }
+	f.connections = door.NewConnections(int64(opts.MaxConnections), tooManyConnections(), refused, opts.Logger)
+	opts.Metrics.WatchHTTP(f.connections.Open, f.arriving.Held)
 	return f
 }
 
@@ -104,6 +119,7 @@ func (f *Front) Handler() http.Handler { return http.HandlerFunc(f.serveHTTP) }
 // it refuses new requests, finishes the accepted ones, and returns nil, or an
 // error if Options.ShutdownTimeout was not enough.
 func (f *Front) Serve(ctx context.Context, listener net.Listener) error {
+	defer f.connections.Wait()
 	server := f.server()
 	plain, rest := f.split(listener)
 	if f.opts.TLS != nil {
@@ -157,7 +173,7 @@ func (f *Front) split(listener net.Listener) (plainServer, net.Listener) {
 		}
 		f.opts.Logger.Warn("net/http serves all requests", "error", err)
 	}
-	return newNobody(), listener
+	return newNobody(), f.connections.Listen(listener)
 }
 
 // plainServer serves plain requests.

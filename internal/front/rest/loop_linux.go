@@ -99,7 +99,7 @@ func (l *loop) add(fd int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		_ = unix.Close(fd)
+		l.shut(fd)
 		return
 	}
 	l.fresh = append(l.fresh, fd)
@@ -154,7 +154,7 @@ func (l *loop) close() error {
 	defer l.mu.Unlock()
 	l.closed = true
 	for _, fd := range l.fresh {
-		_ = unix.Close(fd)
+		l.shut(fd)
 	}
 	return errors.Join(l.file.Close(), unix.Close(l.signal))
 }
@@ -214,7 +214,7 @@ func (l *loop) welcome(fd int) {
 		l.conns = append(l.conns, nil)
 	}
 	if l.watch(fd, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP) != nil {
-		_ = unix.Close(fd)
+		l.shut(fd)
 		return
 	}
 	l.conns[fd] = c
@@ -267,7 +267,13 @@ func (l *loop) expire() {
 // end closes a connection.
 func (l *loop) end(c *conn) {
 	l.forget(c)
-	_ = unix.Close(c.fd)
+	l.shut(c.fd)
+}
+
+// shut closes a connection's descriptor.
+func (l *loop) shut(fd int) {
+	_ = unix.Close(fd)
+	l.front.connections.Leave()
 }
 
 // forget takes a connection off the loop.
@@ -276,6 +282,9 @@ func (l *loop) forget(c *conn) {
 	_ = unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, c.fd, &event) // it was added
 	l.timers.drop(c)
 	l.front.unsent.Add(-int64(len(c.out)))
+	if c.phase == filling {
+		c.flight.giveBack()
+	}
 	l.conns[c.fd], c.phase, c.in, c.out, c.flight = nil, gone, nil, nil, nil
 	l.open--
 }

@@ -70,8 +70,9 @@ func (s *loops) serve() error {
 	for next := 0; ; next++ {
 		conn, err := s.listener.Accept()
 		if err == nil {
-			pause = 0
-			s.welcome(conn, s.all[next%len(s.all)])
+			if pause = 0; s.front.connections.Enter(conn) {
+				s.welcome(conn, s.all[next%len(s.all)])
+			}
 			continue
 		}
 		if temporary, ok := errors.AsType[net.Error](err); !ok || !temporary.Temporary() { //nolint:staticcheck // what net/http asks, too
@@ -88,7 +89,7 @@ func (s *loops) serve() error {
 func (s *loops) welcome(conn net.Conn, l *loop) {
 	fd, err := detach(conn)
 	if err != nil {
-		s.handed.put(conn)
+		s.handed.put(s.front.connections.Counted(conn))
 		return
 	}
 	l.add(fd)

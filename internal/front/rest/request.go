@@ -11,6 +11,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/shoalserve/shoal/internal/front/door"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -51,42 +52,66 @@ func isRequestID(id string) bool {
 	return true
 }
 
-// body reads the request's body, as far as it is allowed.
-func (f *Front) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+// body reads the request's body, as far as it is allowed. What it holds is counted
+// as arriving; the caller gives it back.
+func (f *Front) body(w http.ResponseWriter, r *http.Request) (body []byte, held int, err error) {
 	switch n := r.ContentLength; {
 	case n == 0 || r.Body == http.NoBody:
-		return nil, nil
+		return nil, 0, nil
 	case n > f.opts.MaxBodyBytes:
-		return nil, &http.MaxBytesError{Limit: f.opts.MaxBodyBytes}
+		return nil, 0, &http.MaxBytesError{Limit: f.opts.MaxBodyBytes}
 	case n > 0:
-		return readBody(r.Body, int(n))
+		body, held, err = readBody(r.Body, int(n), firstRoom, f.arriving)
+		if err == nil && len(body) < int(n) {
+			err = io.ErrUnexpectedEOF
+		}
+		return body, held, err
 	}
-	return io.ReadAll(http.MaxBytesReader(w, r.Body, f.opts.MaxBodyBytes))
+	// Its length is not known; one byte more than is allowed would be an error.
+	body, held, err = readBody(http.MaxBytesReader(w, r.Body, f.opts.MaxBodyBytes), int(f.opts.MaxBodyBytes)+1, firstGuess, f.arriving)
+	if cap(body) > 2*len(body) { // it may wait for long
+		body = bytes.Clone(body)
+	}
+	return body, held, err
 }
 
-// firstRoom is how much room a body gets before anything of it has come.
-const firstRoom = 256 << 10
+const (
+	// firstRoom is how much room a body gets before anything of it has come.
+	firstRoom = 256 << 10
+	// firstGuess is the same where nobody said how large it is.
+	firstGuess = 4 << 10
+)
 
-// grown returns a body of n bytes in all with more room, in proportion to what has
-// come: to announce a body takes no memory.
-func grown(body []byte, n int) []byte {
-	more := make([]byte, len(body), min(n, max(firstRoom, 4*len(body))))
+// roomFor is how much room a body of n bytes in all gets, of which some have come, in
+// proportion to these: to announce a body takes no memory.
+func roomFor(come, n, first int) int { return min(n, max(first, 4*come)) }
+
+// grown returns a body with more room.
+func grown(body []byte, room int) []byte {
+	more := make([]byte, len(body), room)
 	copy(more, body)
 	return more
 }
 
-// readBody reads a body of n bytes.
-func readBody(from io.Reader, n int) (body []byte, err error) {
-	for len(body) < n && err == nil {
-		var more int
-		body = grown(body, n)
-		more, err = io.ReadFull(from, body[len(body):cap(body)])
-		body = body[:len(body)+more]
+// readBody reads a body up to its end, or n bytes of it. What it holds is counted as
+// arriving.
+func readBody(from io.Reader, n, first int, arriving *door.Bytes) (body []byte, held int, err error) {
+	for len(body) < n {
+		if len(body) == cap(body) {
+			room := roomFor(len(body), n, first)
+			if err := arriving.Take(room - held); err != nil {
+				return body, held, err
+			}
+			held, body = room, grown(body, room)
+		}
+		more, err := from.Read(body[len(body):cap(body)])
+		if body = body[:len(body)+more]; err == io.EOF {
+			break
+		} else if err != nil {
+			return body, held, err
+		}
 	}
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return body, err
+	return body, held, nil
 }
 
 // jsonError says where a body is not JSON.

@@ -15,7 +15,11 @@ func (l *loop) read(c *conn) {
 	for c.phase != asking && c.phase != writing && c.phase != gone {
 		room := l.buf
 		if c.phase == filling {
-			room = c.flight.room()
+			var err error
+			if room, err = c.flight.room(); err != nil {
+				l.overfull(c, err)
+				continue
+			}
 		}
 		n, err := rawRead(c.fd, room)
 		switch {
@@ -113,6 +117,9 @@ func (l *loop) take(c *conn, data []byte) {
 	if len(x.kept.request.Body) < x.length {
 		c.phase = filling
 		l.limitAt(c, c.since+int64(l.front.opts.ReadTimeout))
+		if err := x.hold(cap(x.kept.request.Body)); err != nil {
+			l.overfull(c, err)
+		}
 		return
 	}
 	l.launch(c, len(rest) > 0 || !c.drained)
@@ -202,9 +209,10 @@ func (l *loop) handOver(c *conn, read []byte) {
 	_ = file.Close() // conn has a descriptor of its own
 	if err != nil {
 		l.front.opts.Logger.Warn("a connection was lost", "error", err)
+		l.front.connections.Leave()
 		return
 	}
-	l.handed.put(&replayed{Conn: conn, before: before})
+	l.handed.put(&replayed{Conn: l.front.connections.Counted(conn), before: before})
 }
 
 // maybeHTTP2 reports whether HTTP/2 may begin with such bytes. To net/http every

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
-	"net/http"
 
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -62,38 +61,13 @@ func (d *Deployer) Backend(ctx context.Context, name string, spec Spec, config s
 		Kind:    "python",
 		Runtime: &runtime{spec: spec, opts: d.opts},
 		Key:     (*serving.Call).BatchKey,
-		Size:    size,
+		Size:    (*serving.Call).Size,
 	}
 	pool, err := serving.NewCallPool(ctx, name, model, config, deps)
 	if err != nil {
 		return nil, err
 	}
 	return pool, nil
-}
-
-func size(c *serving.Call) int64 {
-	n := len(c.Args.Head) + len(c.Args.Payload)
-	if r := c.Request; r != nil {
-		n += len(r.Body) + len(r.Head)
-		if r.Head == nil {
-			n += len(r.Target) + headerSize(r.Header)
-		}
-	}
-	if row := c.Row(); row != nil {
-		n += row.Bytes()
-	}
-	return int64(n)
-}
-
-// headerSize is what headers take in memory, about.
-func headerSize(h http.Header) (n int) {
-	for name, values := range h {
-		n += len(name)
-		for _, value := range values {
-			n += len(value)
-		}
-	}
-	return n
 }
 
 func (s Spec) check() error {

@@ -247,6 +247,6 @@ func (b *body) hang() {
 // pool is the backend of a schedule whose workers are goroutines.
 func (r *faultyRuntime) pool(ctx context.Context, config serving.Config) (serving.Backend, error) {
 	return serving.NewCallPool(ctx, "model:v1", serving.Model[*serving.Call, serving.Response]{
-		Kind: "python", Runtime: r, Key: (*serving.Call).BatchKey, Size: size,
+		Kind: "python", Runtime: r, Key: (*serving.Call).BatchKey, Size: (*serving.Call).Size,
 	}, config, serving.Deps{})
 }
