@@ -214,6 +214,48 @@ def test_shoal_reload_says_what_it_did(folder: Folder) -> None:
         assert done.output == "deployed: m\n", done.said
 
 
+CHANGES: tuple[dict[str, Any], ...] = (
+    {"max_batch_size": 16},
+    {"max_batch_size": 1},
+    {"batch_wait_timeout": "2ms", "max_batch_size": 8},
+    {"batch_wait_timeout": 0},
+    {"latency_slo": "100ms"},
+    {"leave_at_once": True},
+    {"num_replicas": 3},
+    {"num_replicas": 1},
+    {"max_replicas": 2, "scale_up_queue_time": "1ms", "scale_down_delay": "1s"},
+    {"max_queued": 100, "max_queued_bytes": "1MiB"},
+    {"max_concurrent_batches": 2},
+    {"timeout": "20s"},
+    {"env": {"A": "b"}},
+    {"expose_traceback": True},
+    {"batch_timeout": "10s", "heartbeat_timeout": "10s"},
+    {"idle_timeout": "1h"},
+    {"memory_limit": "1GiB"},
+    {"cpu_time_limit": "1h", "open_files_limit": 256},
+    {"warm_up": {"requests": [{"query": {"number": 1}}]}},
+    {"queue_time_target": "5s"},
+    {"compute_late": True},
+    {"caller_weights": {"gold": 4, "*": 1}},
+    {"isolate_callers": True},
+    {"on_batch_error": "fail"},
+    {"on_batch_error": "isolate", "max_batch_size": 32},
+)
+
+
+def test_no_key_of_a_config_loses_a_query_when_it_changes(folder: Folder) -> None:
+    with serving("shoal.yaml", folder.path) as server:
+        client = connect(server, folder.path)
+        with Loads(client, "m") as load:
+            for change in CHANGES:
+                load.more(20)
+                client.update_backend_config("m", change)
+                assert load.errors == [], change
+            load.more(20)
+        assert load.errors == []
+        client.shutdown()
+
+
 class Lazy:
     """A model that prepares for each batch size when it first sees it, which takes its time."""
 
