@@ -256,6 +256,66 @@ def test_no_key_of_a_config_loses_a_query_when_it_changes(folder: Folder) -> Non
         client.shutdown()
 
 
+CROWDED = (
+    MODEL
+    + """
+# Several workers that live at a time leave their marks.
+import os, pathlib
+here = pathlib.Path(__file__).parent / "workers"
+here.mkdir(exist_ok=True)
+
+def lives(pid):
+    try:
+        return "shoal._worker" in pathlib.Path(f"/proc/{{pid}}/cmdline").read_text()
+    except OSError:
+        return False
+
+(here / str(os.getpid())).touch()
+live = sum(lives(mark.name) for mark in here.iterdir())
+with open(here.parent / "most", "a") as most:
+    print(live, file=most)
+if {broken}:
+    raise RuntimeError("no weights")
+"""
+)
+
+
+@pytest.mark.parametrize(("replicas", "surge", "most"), [(1, 0, 1), (2, 0, 2), (2, 1, 3)])
+def test_a_version_takes_over_within_max_surge_and_loses_no_query(
+    folder: Folder, replicas: int, surge: int, most: int
+) -> None:
+    def version(name: str, broken: bool = False) -> None:
+        """In a file of its own: the old version may have to be started again."""
+        (folder.path / f"{name}.py").write_text(CROWDED.format(version=name, broken=broken))
+        config = f"{{num_replicas: {replicas}, max_surge: {surge}}}"
+        (folder.path / "shoal.yaml").write_text(
+            f"backends: {{m: {{python: {name}.py:model, config: {config}}}}}\n"
+            "endpoints: {m: {route: /m, backend: m}}\n"
+        )
+
+    version("v1")
+    with serving("shoal.yaml", folder.path) as server:
+        client = connect(server, folder.path)
+        with Loads(client, "m") as load:
+            load.more(20)
+            version("v2", broken=True)
+            server.signal(signal.SIGHUP)
+            said(server, "no weights")
+            load.more(20)
+            assert set(load.versions()) == {"v1"}
+            version("v2")
+            server.signal(signal.SIGHUP)
+            reloaded(server, 1)
+            marks = load.marks
+            load.more(20)
+            assert set(load.versions(marks)) == {"v2"}
+            client.update_backend_config("m", {"env": {"A": "b"}})
+            load.more(20)
+        assert load.errors == []
+        client.shutdown()
+    assert max(int(line) for line in (folder.path / "most").read_text().split()) <= most
+
+
 class Lazy:
     """A model that prepares for each batch size when it first sees it, which takes its time."""
 

@@ -108,7 +108,8 @@ func missing[V any](old, next map[string]V) (names []string) {
 
 func (s *Server) building(name string, b config.Backend) serving.Build {
 	return func(ctx context.Context) (serving.Backend, error) {
-		built, err := s.Deployer.Backend(ctx, name, b.Spec, b.Config)
+		old, _ := s.Registry.Backend(name) // nil: there is none yet
+		built, err := s.Deployer.Redeploy(ctx, old, name, b.Spec, b.Config)
 		return built, explain(err)
 	}
 }

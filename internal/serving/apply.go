@@ -107,6 +107,7 @@ type application struct {
 	old      map[string]Backend
 	next     map[string]Backend // by the plan's names
 	built    []Backend          // those of next that were started for it
+	rolled   []Backend          // those of next that took another version over
 	gone     []Backend          // counted in retiring
 	done     Applied
 }
@@ -159,7 +160,11 @@ func (a *application) build(ctx context.Context) error {
 	for i, name := range names {
 		if errs[i] == nil {
 			a.next[name] = built[i]
-			a.built = append(a.built, built[i])
+			if built[i] == a.old[name] { // it took the new version over itself
+				a.rolled = append(a.rolled, built[i])
+			} else {
+				a.built = append(a.built, built[i])
+			}
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -169,9 +174,14 @@ func (a *application) build(ctx context.Context) error {
 	return nil
 }
 
-// undo stops what was started.
+// undo stops what was started, and takes back what was taken over.
 func (a *application) undo(ctx context.Context) error {
 	var errs []error
+	for _, b := range a.rolled {
+		if r, ok := b.(interface{ Revert(context.Context) error }); ok {
+			errs = append(errs, r.Revert(context.WithoutCancel(ctx)))
+		}
+	}
 	for _, b := range a.built {
 		errs = append(errs, b.Close(ctx))
 	}

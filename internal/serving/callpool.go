@@ -22,6 +22,12 @@ func NewCallPool(ctx context.Context, name string, model Model[*Call, Response],
 	return CallPool{p, new(sync.WaitGroup)}, err
 }
 
+// Roll is [Pool.Roll].
+func (p CallPool) Roll(ctx context.Context, model Model[*Call, Response], config Config, closed func()) error {
+	model.WarmUp = rehearsals
+	return p.Pool.Roll(ctx, model, config, closed)
+}
+
 // Close implements [Backend].
 func (p CallPool) Close(ctx context.Context) error {
 	err := p.Pool.Close(ctx)

@@ -84,6 +84,10 @@ type Config struct {
 	// OnBatchError says what becomes of a batch that fails as a whole. Default
 	// Isolate.
 	OnBatchError OnBatchError `json:"on_batch_error"`
+	// MaxSurge is how many replicas of a new version, or with a new config, may run
+	// beside num_replicas while they take over; with 0 an old one ends before a new
+	// one starts. Nil: all start first. Only for workers.
+	MaxSurge *int `json:"max_surge,omitempty"`
 }
 
 // OnBatchError says what becomes of a batch of which the model raises an error
@@ -116,6 +120,9 @@ func DecodeConfig(base Config, raw []byte) (Config, error) {
 	}
 	if _, ok := keys["caller_weights"]; ok { // replaced whole, as env is
 		c.CallerWeights = nil
+	}
+	if _, ok := keys["max_surge"]; ok { // not written through base's pointer
+		c.MaxSurge = nil
 	}
 	for key, value := range keys {
 		if !slices.Contains(configKeys, key) {
@@ -228,6 +235,8 @@ func (c Config) validate(set map[string]json.RawMessage) error {
 		return Errorf(InvalidArgument, "config: timeout must be more than 0, got %v", time.Duration(c.Timeout))
 	case c.BatchWaitTimeout < 0:
 		return Errorf(InvalidArgument, "config: batch_wait_timeout must not be negative, got %v", time.Duration(c.BatchWaitTimeout))
+	case c.MaxSurge != nil && *c.MaxSurge < 0:
+		return Errorf(InvalidArgument, "config: max_surge must not be negative, got %d; leave it out to have all new replicas start first", *c.MaxSurge)
 	case c.OnBatchError != "" && c.OnBatchError != Isolate && c.OnBatchError != FailAll:
 		return Errorf(InvalidArgument, "config: on_batch_error must be \"isolate\" or \"fail\", got %q", c.OnBatchError)
 	}

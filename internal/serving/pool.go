@@ -34,13 +34,13 @@ type Model[In, Out any] struct {
 type Pool[In, Out any] struct {
 	name    string
 	kind    string
-	runtime Runtime[In, Out]
 	batcher *batch.Batcher[In, Out]
 	log     *slog.Logger
 	batched bool // the model takes more than one query a call
 
-	rehearse func(Config, Instance[In, Out]) []Rehearsal[In, Out] // the model's WarmUp
-	cost     func(In) int                                         // the model's Cost
+	cost func(In) int // the model's Cost
+
+	version atomic.Pointer[version[In, Out]]
 
 	config    atomic.Pointer[Config]
 	newest    atomic.Pointer[Instance[In, Out]] // the last that was put to work
@@ -60,6 +60,7 @@ type Pool[In, Out any] struct {
 
 	mu       sync.Mutex // held while the config or the set of replicas changes
 	replicas []*replica[In, Out]
+	previous *revision[In, Out] // what Roll replaced; nil: nothing yet
 
 	statusMu sync.Mutex // guards shown, so that Status never waits for a change
 	shown    []*replica[In, Out]
@@ -69,6 +70,8 @@ type Pool[In, Out any] struct {
 type Deps struct {
 	Observer Observer
 	Logger   *slog.Logger
+	// Closed is called once nothing uses the model any more; not if NewPool fails.
+	Closed func()
 }
 
 // NewPool starts a backend's replicas and returns when all are ready. If one
@@ -78,13 +81,13 @@ func NewPool[In, Out any](ctx context.Context, name string, model Model[In, Out]
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	p := &Pool[In, Out]{name: name, kind: model.Kind, runtime: model.Runtime, log: log.With("backend", name)}
+	p := &Pool[In, Out]{name: name, kind: model.Kind, cost: model.Cost, log: log.With("backend", name)}
 	p.observer, p.scaler = deps.Observer, newScaler()
-	p.rehearse, p.cost = model.WarmUp, model.Cost
+	p.version.Store(newVersion(model, deps.Closed))
 	p.open, p.shut = context.WithCancel(context.Background())
 	p.grace, p.force = context.WithCancelCause(context.Background())
 	first := p.indices(max(1, config.NumReplicas))
-	instances, err := p.start(ctx, config, first)
+	instances, err := p.start(ctx, p.version.Load(), config, first)
 	if err != nil {
 		return nil, err
 	}
@@ -127,14 +130,14 @@ func onBatch[In, Out any](o Observer) func(*batch.Batch[In, Out]) {
 	}
 }
 
-// start starts one instance for each index, all at once, or none.
-func (p *Pool[In, Out]) start(ctx context.Context, config Config, indices []int) ([]Instance[In, Out], error) {
+// start starts one instance of a version for each index, all at once, or none.
+func (p *Pool[In, Out]) start(ctx context.Context, v *version[In, Out], config Config, indices []int) ([]Instance[In, Out], error) {
 	instances := make([]Instance[In, Out], len(indices))
 	errs := make([]error, len(indices))
 	var starting sync.WaitGroup
 	for i, index := range indices {
 		starting.Go(func() {
-			instances[i], errs[i] = p.launch(ctx, ReplicaSpec{Backend: p.name, Index: index, Config: config})
+			instances[i], errs[i] = p.launch(ctx, v, ReplicaSpec{Backend: p.name, Index: index, Config: config})
 		})
 	}
 	starting.Wait()
@@ -224,6 +227,16 @@ func (p *Pool[In, Out]) Do(ctx context.Context, in In, caller string, priority i
 // queries always find one; if they cannot start, or ctx or the backend ends
 // before they have, nothing changes.
 func (p *Pool[In, Out]) Update(ctx context.Context, next Config) error {
+	return p.change(next, func(next Config, n int) error {
+		if surge := next.surge(n); surge < n && p.Config().needsRestart(next) {
+			return p.roll(ctx, &revision[In, Out]{p.version.Load(), next}, n, surge)
+		}
+		return p.update(ctx, next, n)
+	})
+}
+
+// change makes a change to a config, with which there are to be n replicas.
+func (p *Pool[In, Out]) change(next Config, make func(next Config, n int) error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.open.Err() != nil {
@@ -232,15 +245,23 @@ func (p *Pool[In, Out]) Update(ctx context.Context, next Config) error {
 	if err := p.checkBatchSize(next); err != nil {
 		return err
 	}
-	next = next.withDefaults(p.batched)
-	least, most := next.bounds()
-	n := max(least, min(most, len(p.replicas)))
+	if err := make(next.withDefaults(p.batched), p.replicasFor(next)); err != nil {
+		return err
+	}
+	p.scaler.stand(false, "", "") // an idle backend is awake again
+	signal(p.scaler.changed)
+	return nil
+}
+
+// update brings n replicas to the next config; those that cannot go on with it are
+// replaced at once. mu is held.
+func (p *Pool[In, Out]) update(ctx context.Context, next Config, n int) error {
 	keep, surplus := p.keep(next, n)
 	fresh := p.indices(n - len(keep))
 	starting, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(p.open, cancel)()
-	instances, err := p.start(starting, next, fresh)
+	instances, err := p.start(starting, p.version.Load(), next, fresh)
 	if err != nil {
 		if p.open.Err() != nil {
 			return p.draining()
@@ -254,8 +275,6 @@ func (p *Pool[In, Out]) Update(ctx context.Context, next Config) error {
 		signal(r.changed)
 	}
 	p.adopt(instances, fresh)
-	p.scaler.stand(false, "", "") // an idle backend is awake again
-	signal(p.scaler.changed)
 	// The caller may leave, but what the old replicas accepted is to be finished.
 	stop, cancel := context.WithTimeout(p.grace, stopTimeout)
 	defer cancel()
@@ -298,6 +317,10 @@ func (p *Pool[In, Out]) Close(ctx context.Context) error {
 	p.replicas = nil
 	err := errors.Join(drained, stopReplicas(ctx, replicas))
 	p.leaving.Wait()
+	p.version.Load().closed()
+	if p.previous != nil {
+		p.previous.version.closed()
+	}
 	return err
 }
 

@@ -45,7 +45,8 @@ func NewRegistry() *Registry {
 	return r
 }
 
-// Build starts a backend; it is given to [Registry.Deploy].
+// Build starts a backend; it is given to [Registry.Deploy]. It may also return the
+// one that has the name, if that has taken the new version over (see [Pool.Roll]).
 type Build func(ctx context.Context) (Backend, error)
 
 // Deploy builds a backend and puts it in place once it is ready. If one of
@@ -71,7 +72,11 @@ func (r *Registry) Deploy(ctx context.Context, name string, replace bool, build 
 	}
 	var old Backend
 	err = r.change(func(t *table) error {
-		if old = t.backends[name]; old != nil {
+		if old = t.backends[name]; old == next { // it took the new version over itself
+			old = nil
+			return nil
+		}
+		if old != nil {
 			r.retiring.Add(1) // now, for a Close that follows to wait for it
 		}
 		t.place(next)

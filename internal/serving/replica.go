@@ -59,10 +59,11 @@ func (r *replica[In, Out]) attach(instance Instance[In, Out]) *batch.Replica[In,
 	return r.pool.batcher.AttachReplica(opts)
 }
 
-// supervise watches over an instance and each that follows it.
+// supervise watches over an instance and each that follows it; with nil, it
+// starts the first.
 func (r *replica[In, Out]) supervise(instance Instance[In, Out], attached *batch.Replica[In, Out]) {
 	defer close(r.done)
-	for r.watch(instance, attached) {
+	for instance == nil || r.watch(instance, attached) {
 		if instance = r.restart(); instance == nil {
 			r.set(StateStopped, 0)
 			return
@@ -171,8 +172,9 @@ func (r *replica[In, Out]) restart() Instance[In, Out] {
 		if r.failures < crashLoop { // else it stays what it is until it is ready
 			r.set(StateStarting, 0)
 		}
+		version := r.pool.version.Load()
 		spec := ReplicaSpec{Backend: r.pool.name, Index: r.index, Config: r.pool.Config()}
-		instance, err := r.pool.launch(r.stopping, spec)
+		instance, err := r.pool.launch(r.stopping, version, spec)
 		if err == nil {
 			r.slots = spec.Config.MaxConcurrentBatches // the pool's may have changed meanwhile
 			r.pool.log.Info("replica restarted", "replica", r.index, "pid", instance.PID())

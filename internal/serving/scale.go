@@ -206,7 +206,7 @@ func (p *Pool[In, Out]) resize(ctx context.Context, n int, because sample) {
 	defer cancel()
 	defer context.AfterFunc(p.open, cancel)()
 	fresh := p.indices(n - len(p.replicas))
-	instances, err := p.start(starting, config, fresh)
+	instances, err := p.start(starting, p.version.Load(), config, fresh)
 	if err != nil {
 		pause := s.pause.NextBackOff()
 		s.blocked = time.Now().Add(pause)
@@ -267,7 +267,7 @@ func (p *Pool[In, Out]) wake(ctx context.Context) {
 	began := time.Now()
 	s.stand(true, StateStarting, "")
 	index := p.indices(1)
-	instances, err := p.start(ctx, p.Config(), index)
+	instances, err := p.start(ctx, p.version.Load(), p.Config(), index)
 	if err != nil {
 		p.cannotWake(err)
 		return

@@ -88,7 +88,7 @@ func (p CallPool) Verify(ctx context.Context, spec VerifySpec) (report VerifyRep
 	}
 	config := p.Config()
 	// Beyond all replicas that queries reach.
-	instance, err := p.runtime.Start(ctx, ReplicaSpec{Backend: p.Name(), Index: maxReplicas, Config: config})
+	instance, err := p.version.Load().runtime.Start(ctx, ReplicaSpec{Backend: p.Name(), Index: maxReplicas, Config: config})
 	if err != nil {
 		return report, err
 	}

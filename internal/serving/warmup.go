@@ -166,13 +166,13 @@ type Rehearsal[In, Out any] struct {
 	Judge func(Out) error
 }
 
-// launch starts an instance and warms it up.
-func (p *Pool[In, Out]) launch(ctx context.Context, spec ReplicaSpec) (Instance[In, Out], error) {
-	instance, err := p.runtime.Start(ctx, spec)
-	if err != nil || p.rehearse == nil {
+// launch starts an instance of a version and warms it up.
+func (p *Pool[In, Out]) launch(ctx context.Context, v *version[In, Out], spec ReplicaSpec) (Instance[In, Out], error) {
+	instance, err := v.runtime.Start(ctx, spec)
+	if err != nil || v.rehearse == nil {
 		return instance, err
 	}
-	if err := p.warmUp(ctx, instance, spec); err != nil {
+	if err := p.warmUp(ctx, v, instance, spec); err != nil {
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		_ = instance.Stop(stop) // why it is not used says err
@@ -183,12 +183,12 @@ func (p *Pool[In, Out]) launch(ctx context.Context, spec ReplicaSpec) (Instance[
 
 // warmUp has an instance compute the backend's rehearsals at each batch size.
 // What goes wrong is a *LoadError.
-func (p *Pool[In, Out]) warmUp(ctx context.Context, instance Instance[In, Out], spec ReplicaSpec) error {
+func (p *Pool[In, Out]) warmUp(ctx context.Context, v *version[In, Out], instance Instance[In, Out], spec ReplicaSpec) error {
 	c := spec.Config
 	if c.WarmUp == nil {
 		c.WarmUp = &WarmUp{}
 	}
-	rehearsals := p.rehearse(c, instance)
+	rehearsals := v.rehearse(c, instance)
 	if len(rehearsals) == 0 {
 		return nil
 	}

@@ -37,6 +37,7 @@ KEYS = (
     "caller_weights",
     "isolate_callers",
     "on_batch_error",
+    "max_surge",
 )
 
 

@@ -7,14 +7,12 @@ import (
 	"net/http"
 	"os"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/shoalserve/shoal/internal/artifact"
 	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/runtime/python"
 	"github.com/shoalserve/shoal/internal/serving"
-	"github.com/shoalserve/shoal/internal/tensor"
 )
 
 // Status is the whole server as operators see it.
@@ -142,7 +140,13 @@ func (f *Front) build(ctx context.Context, name string, spec python.Spec, config
 	if spec.Source.Kind == "pickle" {
 		return nil, serving.Errorf(serving.InvalidArgument, "a python source of kind \"pickle\" needs the digest of an artifact, and no path")
 	}
-	return f.opts.Deployer.Backend(ctx, name, spec, config)
+	return f.start(ctx, name, spec, config)
+}
+
+// start starts a backend, or has the one that has the name take it over.
+func (f *Front) start(ctx context.Context, name string, spec python.Spec, config serving.Config) (serving.Backend, error) {
+	old, _ := f.opts.Registry.Backend(name) // nil: there is none yet
+	return f.opts.Deployer.Redeploy(ctx, old, name, spec, config)
 }
 
 // buildArtifact starts a backend of an artifact, which it holds as long as it
@@ -158,45 +162,13 @@ func (f *Front) buildArtifact(ctx context.Context, name string, spec python.Spec
 	if err != nil {
 		return nil, artifactError(err)
 	}
-	spec.Source.Path = path
-	backend, err := f.opts.Deployer.Backend(ctx, name, spec, config)
+	spec.Source.Path, spec.Closed = path, release
+	backend, err := f.start(ctx, name, spec, config)
 	if err != nil {
 		release()
 		return nil, err
 	}
-	return &holding{backend, sync.OnceFunc(release)}, nil
-}
-
-// holding is a backend that holds an artifact. Backends are told apart by
-// identity, so that it is used by its address.
-type holding struct {
-	serving.Backend
-	release func()
-}
-
-// Arrays implements [serving.ArrayTaker].
-func (h *holding) Arrays(method string) *tensor.Signature {
-	if taker, ok := h.Backend.(serving.ArrayTaker); ok {
-		return taker.Arrays(method)
-	}
-	return nil
-}
-
-// Prompt reports that Submit runs no code of the model's, as [serving.CallPool] does.
-func (h *holding) Prompt() bool {
-	b, ok := h.Backend.(interface{ Prompt() bool })
-	return ok && b.Prompt()
-}
-
-// Verify implements [serving.Verifier].
-func (h *holding) Verify(ctx context.Context, spec serving.VerifySpec) (serving.VerifyReport, error) {
-	return verifierOf(h.Backend).Verify(ctx, spec)
-}
-
-// Close implements [serving.Backend].
-func (h *holding) Close(ctx context.Context) error {
-	defer h.release()
-	return h.Backend.Close(ctx)
+	return backend, nil
 }
 
 // backends are all backends as clients see them.

@@ -26,11 +26,13 @@ func newSlowDeployer() *slowDeployer {
 	return &slowDeployer{make(chan string, 10), make(chan string, 10), make(chan struct{})}
 }
 
-func (d *slowDeployer) Backend(ctx context.Context, name string, _ python.Spec, _ serving.Config) (serving.Backend, error) {
+func (d *slowDeployer) Redeploy(ctx context.Context, _ serving.Backend, name string, spec python.Spec, _ serving.Config) (serving.Backend, error) {
 	d.started <- name
 	select {
 	case <-d.let:
-		return newFake(name), nil
+		b := newFake(name)
+		b.gone = spec.Closed
+		return b, nil
 	case <-ctx.Done():
 		d.ended <- name
 		return nil, context.Cause(ctx)

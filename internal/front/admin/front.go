@@ -16,9 +16,10 @@ import (
 
 // Deployer makes backends of Python models.
 type Deployer interface {
-	// Backend returns when the backend is ready, or with a *serving.LoadError.
-	// When ctx ends first it gives up.
-	Backend(ctx context.Context, name string, spec python.Spec, config serving.Config) (serving.Backend, error)
+	// Redeploy returns when the backend is ready, or with a *serving.LoadError.
+	// When ctx ends first it gives up. It may have old, the one that has the name, if any, take
+	// the new version over.
+	Redeploy(ctx context.Context, old serving.Backend, name string, spec python.Spec, config serving.Config) (serving.Backend, error)
 }
 
 // Options are what a Front works with. Only Registry is required; calls that

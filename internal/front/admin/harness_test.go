@@ -37,6 +37,7 @@ type fakeBackend struct {
 	config  serving.Config
 	waiting map[*serving.Call]bool
 	closed  bool
+	gone    func() // is called by Close; may be nil
 }
 
 func newFake(name string) *fakeBackend {
@@ -116,13 +117,16 @@ func (b *fakeBackend) Close(context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.closed = true
+	if b.gone != nil {
+		b.gone()
+	}
 	return nil
 }
 
 // deployFunc is a Deployer.
 type deployFunc func(ctx context.Context, name string, spec python.Spec, config serving.Config) (serving.Backend, error)
 
-func (f deployFunc) Backend(ctx context.Context, name string, spec python.Spec, config serving.Config) (serving.Backend, error) {
+func (f deployFunc) Redeploy(ctx context.Context, _ serving.Backend, name string, spec python.Spec, config serving.Config) (serving.Backend, error) {
 	return f(ctx, name, spec, config)
 }
 

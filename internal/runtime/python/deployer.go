@@ -50,18 +50,31 @@ func (d *Deployer) Environment(extra map[string]string) []string { return d.opts
 // Backend starts a backend's workers and returns when all are ready. A model
 // that cannot be imported or constructed is a *serving.LoadError with its traceback.
 func (d *Deployer) Backend(ctx context.Context, name string, spec Spec, config serving.Config) (serving.Backend, error) {
+	return d.Redeploy(ctx, nil, name, spec, config)
+}
+
+// Redeploy is Backend for a name that old has, unless it is nil. With a config whose
+// max_surge does not let all new workers run beside old's, old takes the new version
+// over, worker by worker, and is returned.
+func (d *Deployer) Redeploy(ctx context.Context, old serving.Backend, name string, spec Spec, config serving.Config) (serving.Backend, error) {
 	if err := spec.check(); err != nil {
 		return nil, err
-	}
-	deps := serving.Deps{Logger: d.opts.Logger}
-	if d.opts.Observer != nil {
-		deps.Observer = d.opts.Observer(name)
 	}
 	model := serving.Model[*serving.Call, serving.Response]{
 		Kind:    "python",
 		Runtime: &runtime{spec: spec, opts: d.opts},
 		Key:     (*serving.Call).BatchKey,
 		Size:    (*serving.Call).Size,
+	}
+	if pool, ok := old.(serving.CallPool); ok && pool.Rolls(config) {
+		if err := pool.Roll(ctx, model, config, spec.Closed); err != nil {
+			return nil, err
+		}
+		return pool, nil
+	}
+	deps := serving.Deps{Logger: d.opts.Logger, Closed: spec.Closed}
+	if d.opts.Observer != nil {
+		deps.Observer = d.opts.Observer(name)
 	}
 	pool, err := serving.NewCallPool(ctx, name, model, config, deps)
 	if err != nil {

@@ -93,7 +93,9 @@ func (r *runtime) Start(ctx context.Context, spec serving.ReplicaSpec) (serving.
 			Traceback: p.stderr.last(),
 		}
 	}
-	return newWorker(p, spec, ready.AcceptsBatch, methods), nil
+	w := newWorker(p, spec, ready.AcceptsBatch, methods)
+	w.takes = fmt.Sprintf("%s", ready.Arrays)
+	return w, nil
 }
 
 // handshake sends INIT and waits for READY.

@@ -12,6 +12,9 @@ type Spec struct {
 	SysPath []string `json:"sys_path,omitempty"`
 	// Cwd is the worker's working directory; empty means the server's.
 	Cwd string `json:"cwd,omitempty"`
+	// Closed is called once no worker of the source is started any more; not if
+	// the first could not be. Nil: nobody is told.
+	Closed func() `json:"-"`
 }
 
 // Source is where the function or class comes from.

@@ -30,6 +30,7 @@ type worker struct {
 	batched bool
 
 	methods map[string]arrayMethod // those that take arrays
+	takes   string                 // their declarations
 	reader  tensor.AnswerReader    // used by read alone
 	answer  answerSize
 
@@ -67,6 +68,9 @@ func (w *worker) Batched() bool { return w.batched }
 
 // Arrays implements serving.ArrayTaker.
 func (w *worker) Arrays(method string) *tensor.Signature { return w.methods[method].signature }
+
+// Takes implements serving.Taker.
+func (w *worker) Takes() string { return w.takes }
 
 // PID implements serving.Instance.
 func (w *worker) PID() int { return w.cmd.Process.Pid }
