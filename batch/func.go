@@ -1,8 +1,10 @@
 package batch
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -28,9 +30,10 @@ type Runner[In, Out any] struct {
 	running  sync.WaitGroup
 	done     chan struct{} // closed when the goroutines have ended
 
-	mu     sync.Mutex // guards sends to and the closing of work
-	closed bool
-	work   chan *Batch[In, Out]
+	mu      sync.Mutex // guards sends to and the closing of work, and verdict
+	closed  bool
+	work    chan *Batch[In, Out]
+	verdict error // of the first Interrupt
 }
 
 // NewRunner returns a Runner that computes up to slots batches at a time. Its
@@ -59,7 +62,7 @@ func NewRunner[In, Out any](slots int, fn Func[In, Out]) *Runner[In, Out] {
 type slot[In, Out any] struct {
 	call atomic.Pointer[callContext] // of the batch, or used again for the next
 	// computing is the ID of the batch that fn has, 0 for none. Whoever sets it
-	// to 0 has the batch: the goroutine when fn returns, or Interrupt before.
+	// to 0 has the batch: the goroutine when fn returns, or take before.
 	computing atomic.Uint64
 	batch     *Batch[In, Out] // that of computing
 }
@@ -113,22 +116,48 @@ func (r *Runner[In, Out]) compute(s *slot[In, Out]) {
 	}
 }
 
+// take takes the batch with the ID away from fn; nil if it does not have it.
+func (s *slot[In, Out]) take(id uint64) *Batch[In, Out] {
+	if id == 0 || !s.computing.CompareAndSwap(id, 0) {
+		return nil
+	}
+	return s.batch
+}
+
 // Interrupt fails the batch of that ID with err, now, and ends its context,
 // whose cause is err; it reports false if the batch is not being computed. What
 // the Func returns for it is dropped. Its goroutine ends with the Func, if that ever
 // returns, and computes nothing more, so a Runner that was interrupted should
 // be detached before, and replaced.
 func (r *Runner[In, Out]) Interrupt(id uint64, err error) bool {
+	r.mu.Lock()
+	r.verdict = cmp.Or(r.verdict, err)
+	r.mu.Unlock()
 	for i := range r.slots {
-		s := &r.slots[i]
-		if s.computing.CompareAndSwap(id, 0) {
-			b := s.batch
-			s.call.Load().stop(id, err)
+		if b := r.slots[i].take(id); b != nil {
+			r.slots[i].call.Load().stop(id, err)
 			b.Interrupted(err)
 			return true
 		}
 	}
 	return false
+}
+
+// lose gives up the batches that are being computed. If the Runner was interrupted
+// they had no part in that, and are computed again by others.
+func (r *Runner[In, Out]) lose() {
+	r.mu.Lock()
+	err := ErrStopped
+	if r.verdict != nil {
+		err = fmt.Errorf("the replica was replaced while it computed this: %w", r.verdict)
+	}
+	r.mu.Unlock()
+	for i := range r.slots {
+		s := &r.slots[i]
+		if b := s.take(s.computing.Load()); b != nil {
+			b.Lost(err)
+		}
+	}
 }
 
 // Done is closed when the Runner was stopped and its last Func has returned.
@@ -158,7 +187,8 @@ func (r *Runner[In, Out]) Cancel(id uint64) {
 }
 
 // Stop waits for the batches that were handed over. If ctx ends first, the
-// Func's context ends and Stop returns the cause without waiting longer.
+// Func's context ends, the batches that it computes end as [Batch.Lost], and Stop returns
+// the cause without waiting longer.
 func (r *Runner[In, Out]) Stop(ctx context.Context) error {
 	r.mu.Lock()
 	if !r.closed {
@@ -171,6 +201,7 @@ func (r *Runner[In, Out]) Stop(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		r.cancel(ErrStopped)
+		r.lose()
 		return context.Cause(ctx)
 	}
 }

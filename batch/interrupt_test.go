@@ -91,3 +91,40 @@ func TestABatchThatIsAnsweredCannotBeInterrupted(t *testing.T) {
 		}
 	}
 }
+
+func TestTheOtherBatchesOfAnInterruptedRunnerAreLostWhenItsStopHasNoMoreTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release, ended := make(chan struct{}), make(chan error, 2)
+		b := batch.New(batch.Options[string, string]{Limits: batch.Limits{MaxBatchSize: 1}})
+		runner := batch.NewRunner(2, deaf(release, ended))
+		replica := b.Attach(2, runner.Run)
+		first, second := make(chan error, 1), make(chan string, 1)
+		go func() {
+			_, err := b.Do(t.Context(), "stuck")
+			first <- err
+		}()
+		synctest.Wait()
+		go func() {
+			out, _ := b.Do(t.Context(), "stuck")
+			second <- out
+		}()
+		synctest.Wait()
+		replica.Detach()
+		runner.Interrupt(1, errLate)
+		if err := <-first; !errors.Is(err, errLate) {
+			t.Errorf("the batch that was interrupted got %v", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := runner.Stop(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the stop said %v", err)
+		}
+		other := b.AttachFunc(1, func(context.Context, []string) ([]string, error) { return []string{"elsewhere"}, nil })
+		if out := <-second; out != "elsewhere" {
+			t.Errorf("the other got the answer %q", out)
+		}
+		close(release)
+		<-runner.Done()
+		check(t, "stop", other.Stop(t.Context()), nil)
+	})
+}

@@ -24,7 +24,7 @@ type failure uint8
 const (
 	raised      failure = iota // the replica said so, and goes on
 	lost                       // the replica ended
-	interrupted                // it was made to end
+	interrupted                // it was made to end, since the batch took too long
 )
 
 // isolate begins or goes on with the isolation of a batch that failed with err,
@@ -34,7 +34,7 @@ func (b *Batcher[In, Out]) isolate(batch *Batch[In, Out], err error, how failure
 	n, s, died := len(batch.Queries), (*isolation[In, Out])(nil), how != raised
 	if batch.part != nil {
 		s = batch.part.isolation
-	} else if b.limits.OnError == Isolate && !b.gaveUp && (n > 1 || how == lost) {
+	} else if b.limits.OnError == Isolate && !b.gaveUp && (how == lost || how == raised && n > 1) {
 		s = newIsolation[In, Out](n)
 		b.isolations = append(b.isolations, s)
 		b.stats.Isolated++
@@ -43,7 +43,7 @@ func (b *Batcher[In, Out]) isolate(batch *Batch[In, Out], err error, how failure
 		s.running = false
 		s.fail(n, batch.part != nil, died)
 	}
-	retry := s != nil && !b.gaveUp && b.refusal == nil && !errors.Is(err, ErrStopped)
+	retry := s != nil && how != interrupted && !b.gaveUp && b.refusal == nil && !errors.Is(err, ErrStopped)
 	var again []*Query[In, Out]
 	final := batch.Queries[:0]
 	for _, q := range batch.Queries {
@@ -53,12 +53,13 @@ func (b *Batcher[In, Out]) isolate(batch *Batch[In, Out], err error, how failure
 		q.Trip = batch.trip(q)
 		q.attempts++
 		switch {
-		case !retry, q.gone, q.dead(), q.over(now), n == 1 && how != lost:
+		case !retry, q.gone, q.dead(), q.over(now), n == 1 && how == raised:
 			q.Err = err
 			final = append(final, q)
 		case n == 1 && q.deaths >= fatal:
 			q.Err = &LostError{Name: b.opts.Name, Replicas: q.deaths, Err: err}
 			b.stats.Poison++
+			batch.replica.blamed = true
 			final = append(final, q)
 		default:
 			again = append(again, q)

@@ -438,3 +438,26 @@ func TestAPartThatAReplicaDidNotBeginGoesBack(t *testing.T) {
 	check(t, "order", s.rest(), "q0 q1: retry, q2: retry, q3: retry")
 	check(t, "attempts", all[0].Trip.Attempts, 2)
 }
+
+func TestABatchThatWasInterruptedFailsAtOnce(t *testing.T) {
+	s, all := together(t, 4, batch.Limits{})
+	s.replica.Detach()
+	s.running[0].Interrupted(errLate)
+	s.running = nil
+	s.Attach(1, func(b *textBatch) { s.running = append(s.running, b) })
+	check(t, "running", len(s.running), 0)
+	for _, q := range all {
+		check(t, "error", q.Err, errLate)
+	}
+	check(t, "isolated", s.Stats().Isolated, 0)
+
+	s, all = together(t, 4, batch.Limits{})
+	s.running[0].Finish(nil, errModel)
+	s.replica.Detach()
+	s.running[1].Interrupted(errLate) // a part: the others of its batch go on
+	s.running = nil
+	s.Attach(1, func(b *textBatch) { s.running = append(s.running, b) })
+	check(t, "the other half", s.rest(), "q2 q3: retry")
+	check(t, "first", all[0].Err, errLate)
+	check(t, "last", all[3].Out, "Q3")
+}

@@ -280,7 +280,7 @@ func (r *reference) fail(l *load, err error, how string) {
 				f.alone++
 			}
 		}
-	} else if r.limits.OnError == batch.Isolate && !r.gaveUp && (n > 1 || how == "lost") {
+	} else if r.limits.OnError == batch.Isolate && !r.gaveUp && how != "interrupted" && (n > 1 || how == "lost") {
 		log := int(math.Ceil(math.Log2(float64(n))))
 		f = &failure{calls: max(1, 8*log), deaths: max(2, log+1) + 1}
 		r.failures = append(r.failures, f)
@@ -301,7 +301,7 @@ func (r *reference) fail(l *load, err error, how string) {
 		}
 		q.last = err
 		switch {
-		case f == nil || r.gaveUp || q.gone || q.over(r.now) != nil || n == 1 && how != "lost":
+		case f == nil || r.gaveUp || q.gone || q.over(r.now) != nil || how == "interrupted" || n == 1 && how != "lost":
 			q.wants = append(q.wants, err)
 			r.stats.Failed++
 		case n == 1 && q.deaths > 1:

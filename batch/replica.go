@@ -88,9 +88,10 @@ func (b *Batch[In, Out]) Finish(out []Out, err error) {
 // *[LostError]. The replica must have been detached. It must be called once.
 func (b *Batch[In, Out]) Lost(err error) { b.end(err, lost) }
 
-// Interrupted ends a batch whose computation was broken off, and its replica
-// with it, for the reason err. That is like Lost, but a single query gets no other
-// chance. It must be called once.
+// Interrupted ends a batch whose computation was broken off because it took too long,
+// and its replica with it: its queries fail with err, also where others are computed
+// again. Each part of the batch could take as long, and cost a replica. It must be
+// called once.
 func (b *Batch[In, Out]) Interrupted(err error) { b.end(err, interrupted) }
 
 // Complete ends a batch whose queries have their Out or Err set: the replica
@@ -242,6 +243,7 @@ type Replica[In, Out any] struct {
 	died         bool          // with a batch
 	done         chan struct{} // closed when detached and nothing runs
 	answered     uint64        // batches of which at least one query got an answer
+	blamed       bool          // it ended for a query that was refused for that
 }
 
 // ReplicaOptions describe a replica. Its functions may be called from the
@@ -354,13 +356,15 @@ type Activity struct {
 	Queries, Batches int
 	// Answered counts the batches of which at least one query got an answer.
 	Answered uint64
+	// Blamed is a query for the replica's end: it was refused with a *[LostError].
+	Blamed bool
 }
 
 // Activity returns what the replica does now.
 func (r *Replica[In, Out]) Activity() Activity {
 	r.batcher.mu.Lock()
 	defer r.batcher.mu.Unlock()
-	a := Activity{Batches: len(r.batches), Answered: r.answered}
+	a := Activity{Batches: len(r.batches), Answered: r.answered, Blamed: r.blamed}
 	if len(r.batches) > 0 {
 		oldest := r.batches[0] // batches get their slots in the order they came
 		a.Oldest, a.Since, a.Queries = oldest.ID, oldest.started, len(oldest.Queries)

@@ -36,35 +36,84 @@ func newPause() *backoff.ExponentialBackOff {
 	return b
 }
 
-// credit forgets the failures of a replica whose instance was of use.
-func (r *replica[In, Out]) credit(started time.Time, attached *batch.Replica[In, Out]) {
-	if time.Since(started) > steady || attached.Activity().Answered > 0 {
-		r.failures = 0
-		r.pause.Reset()
-	}
-}
-
 // fail records why an instance ended or could not start; from the goroutine of
-// supervise.
+// supervise. reckon then says what follows from it.
 func (r *replica[In, Out]) fail(reason RestartReason, err error, diagnosis string) {
-	r.failures++
-	r.next = r.pause.NextBackOff()
-	state, message := StateFailed, "replica failed and will be restarted"
-	if r.failures >= crashLoop {
-		state, message = StateCrashLooping, "replica fails again and again"
-	}
 	r.mu.Lock()
-	r.now.State, r.now.PID, r.now.Error = state, 0, err.Error()
+	r.now.State, r.now.PID, r.now.Error = StateFailed, 0, err.Error()
 	r.now.Restarts++
 	restarts := r.now.Restarts
 	r.mu.Unlock()
 	r.pool.restarts.add(reason)
-	attrs := []any{"replica", r.index, "restarts", restarts, "reason", reason, "failures_in_a_row", r.failures, "next_start_in", r.next.Round(time.Millisecond), "error", err}
+	attrs := []any{"replica", r.index, "restarts", restarts, "reason", reason, "error", err}
 	if diagnosis != "" {
 		attrs = append(attrs, "diagnosis", diagnosis)
 	}
-	r.pool.log.Error(message, attrs...)
-	r.pool.judge(err, r.next)
+	r.pool.log.Error("replica failed and will be restarted", attrs...)
+}
+
+// outlived decides what the failure err of an instance counts for that had begun to
+// work, once its queries have ended. That it answered some, or lived long, ends the row
+// of failures before it.
+func (r *replica[In, Out]) outlived(err error, started time.Time, attached *batch.Replica[In, Out]) {
+	a := attached.Activity()
+	if time.Since(started) > steady || a.Answered > 0 {
+		r.forget()
+	}
+	if r.pool.works.look(r.pool.batcher.Stats().Answered) && a.Blamed {
+		r.pool.pardons.Add(1)
+	}
+	r.reckon(err, a.Blamed)
+}
+
+// reckon counts a failure, unless it was pardoned, and decides when the replica is
+// started again. From the goroutine of supervise.
+func (r *replica[In, Out]) reckon(err error, blamed bool) {
+	pardons := r.pool.pardons.Load()
+	pardoned := pardons != r.pardons
+	if pardoned {
+		r.pardons = pardons
+		r.forget()
+	}
+	if !pardoned || !blamed {
+		r.failures++
+	}
+	r.next = r.pause.NextBackOff()
+	if r.failures < crashLoop {
+		r.block(nil)
+		return
+	}
+	r.set(StateCrashLooping, 0)
+	r.pool.log.Error("replica fails again and again", "replica", r.index, "failures_in_a_row", r.failures, "next_start_in", r.next.Round(time.Millisecond), "error", err)
+	r.block(&Error{
+		Code: Unavailable, RetryAfter: r.next,
+		Message: fmt.Sprintf("backend %q: its replicas fail again and again, the last time so: %v; see `shoal logs %s`", r.pool.name, err, r.pool.name),
+	})
+}
+
+// forget ends a row of failures.
+func (r *replica[In, Out]) forget() {
+	r.failures = 0
+	r.pause.Reset()
+}
+
+// proof is when a model was last known to work.
+type proof struct {
+	mu       sync.Mutex
+	answered uint64
+	at       time.Time
+}
+
+// look reports whether queries were answered since the last look, or not long before
+// it, by the number of those that ever were.
+func (p *proof) look(answered uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if answered > p.answered {
+		p.answered, p.at = answered, now
+	}
+	return now.Sub(p.at) < steady
 }
 
 // diagnosis is what an instance says about its end, if it says anything.
@@ -81,49 +130,6 @@ func traceback(err error) string {
 		return load.Traceback
 	}
 	return ""
-}
-
-// judgement is whether a backend refuses queries because of its replicas.
-type judgement struct {
-	mu      sync.Mutex
-	refuses bool
-	last    error         // the newest failure
-	next    time.Duration // from it to the next attempt
-}
-
-// judge has the backend refuse queries at once while every one of its replicas
-// is in a crash loop: they would wait for nothing. Last is the newest failure, if it is
-// new, and next the time to the next attempt.
-func (p *Pool[In, Out]) judge(last error, next time.Duration) {
-	j := &p.judgement
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if last != nil {
-		j.last, j.next = last, next
-	}
-	hopeless := p.allCrashLoop()
-	switch {
-	case hopeless:
-		p.batcher.Refuse(&Error{
-			Code: Unavailable, RetryAfter: j.next,
-			Message: fmt.Sprintf("backend %q: its replicas fail again and again, the last time so: %v; see `shoal logs %s`", p.name, j.last, p.name),
-		})
-	case j.refuses:
-		p.batcher.Refuse(nil)
-	}
-	j.refuses = hopeless
-}
-
-// allCrashLoop reports whether nothing but crash loops is left.
-func (p *Pool[In, Out]) allCrashLoop() bool {
-	p.statusMu.Lock()
-	defer p.statusMu.Unlock()
-	for _, r := range p.shown {
-		if r.status().State != StateCrashLooping {
-			return false
-		}
-	}
-	return len(p.shown) > 0
 }
 
 // together is how a backend stands whose replicas stand so: the best of them counts,

@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/shoalserve/shoal/batch"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -181,5 +185,104 @@ func TestTheLogOfAFailureHasTheLastWords(t *testing.T) {
 		if text := logged.String(); !strings.Contains(text, "the last line") || !strings.Contains(text, "reason=died") {
 			t.Errorf("logged: %s", text)
 		}
+	})
+}
+
+// fragile is a runtime whose instances end with a query "poison", as workers do that
+// crash.
+type fragile struct{}
+
+type fragileInstance struct {
+	exited chan struct{}
+
+	mu  sync.Mutex
+	has []*batch.Batch[string, string] // since it is dead
+}
+
+func (fragile) Start(context.Context, serving.ReplicaSpec) (serving.Instance[string, string], error) {
+	return &fragileInstance{exited: make(chan struct{})}, nil
+}
+
+func (i *fragileInstance) Batched() bool           { return true }
+func (i *fragileInstance) PID() int                { return 1 }
+func (i *fragileInstance) Exited() <-chan struct{} { return i.exited }
+func (i *fragileInstance) Err() error              { return errors.New("killed by a query") }
+
+func (i *fragileInstance) Run(b *batch.Batch[string, string]) {
+	i.mu.Lock()
+	dies := len(i.has) == 0 && slices.Contains(b.Inputs(), "poison")
+	dead := dies || len(i.has) > 0
+	if dead {
+		i.has = append(i.has, b)
+	}
+	i.mu.Unlock()
+	switch {
+	case dies:
+		close(i.exited)
+	case !dead:
+		go b.Finish(b.Inputs(), nil) // ends with the answers
+	}
+}
+
+func (i *fragileInstance) Stop(context.Context) error {
+	i.mu.Lock()
+	has := i.has
+	i.mu.Unlock()
+	for _, b := range has {
+		b.Lost(i.Err())
+	}
+	return nil
+}
+
+func TestPoisonIsNoCrashLoopWhileTheModelAnswersOthers(t *testing.T) {
+	for _, replicas := range []int{1, 2} {
+		synctest.Test(t, func(t *testing.T) {
+			p, err := serving.NewPool(t.Context(), "m", serving.Model[string, string]{Kind: "go", Runtime: fragile{}},
+				serving.Config{MaxBatchSize: 1, NumReplicas: replicas}, serving.Deps{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 10 {
+				if err := <-sent(p, "well"); err != nil {
+					t.Errorf("an innocent query got %v", err)
+				}
+				for range 10 { // one after the other
+					if err := <-sent(p, "poison"); !strings.Contains(fmt.Sprint(err), "2 replicas ended") {
+						t.Errorf("a guilty query got %v", err)
+					}
+				}
+			}
+			synctest.Wait()
+			if s := p.Status(); s.Restarts < 199 || s.State == serving.StateCrashLooping {
+				t.Errorf("after %d restarts it is %s", s.Restarts, s.State)
+			}
+			began := time.Now()
+			if err := <-sent(p, "well"); err != nil || time.Since(began) > time.Second {
+				t.Errorf("after %v an innocent query got %v", time.Since(began), err)
+			}
+			closePool(t, p)
+		})
+	}
+}
+
+func TestAModelThatDiesOfEveryQueryIsACrashLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := serving.NewPool(t.Context(), "m", serving.Model[string, string]{Kind: "go", Runtime: fragile{}},
+			serving.Config{MaxBatchSize: 1}, serving.Deps{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := <-sent(p, "well"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		loops := false
+		for began := time.Now(); !loops && time.Since(began) < 5*time.Minute; time.Sleep(time.Second) {
+			loops = serving.Describe(<-sent(p, "poison")).Code == serving.Unavailable
+		}
+		if s := p.Status(); !loops || s.State != serving.StateCrashLooping {
+			t.Errorf("a model that answers nothing any more is %s after %d restarts", s.State, s.Restarts)
+		}
+		closePool(t, p)
 	})
 }

@@ -44,7 +44,10 @@ type Pool[In, Out any] struct {
 
 	config    atomic.Pointer[Config]
 	newest    atomic.Pointer[Instance[In, Out]] // the last that was put to work
+	refusals  refusals
 	judgement judgement
+	pardons   atomic.Uint64 // deaths for which a query was refused
+	works     proof
 	restarts  restartCounts // of all replicas, also of those that are gone
 	stuck     atomic.Int64  // instances that were given up and are not gone
 
@@ -184,7 +187,7 @@ func (p *Pool[In, Out]) show() {
 		return cmp.Compare(a.index, b.index)
 	})
 	p.statusMu.Unlock()
-	p.judge(nil, 0)
+	p.judge(nil)
 }
 
 // indices returns the n smallest numbers that no replica has. mu is held.

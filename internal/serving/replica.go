@@ -26,10 +26,12 @@ type replica[In, Out any] struct {
 	pause    *backoff.ExponentialBackOff
 	next     time.Duration // the pause before the next start
 	failures int           // since an instance was last of use
+	pardons  uint64        // of the pool, when they were last looked at
 	slots    int           // of the instance
 
 	mu      sync.Mutex
 	now     ReplicaStatus
+	blocked bool            // it cannot work before its next start, which is not soon
 	stopCtx context.Context // how long a stop may take; set before askStop
 	stopErr error
 }
@@ -48,7 +50,7 @@ func newReplica[In, Out any](p *Pool[In, Out], index int) *replica[In, Out] {
 func (r *replica[In, Out]) attach(instance Instance[In, Out]) *batch.Replica[In, Out] {
 	r.pool.newest.Store(&instance)
 	r.set(StateReady, instance.PID())
-	r.pool.judge(nil, 0)
+	r.block(nil)
 	opts := batch.ReplicaOptions[In, Out]{Slots: r.slots, Run: instance.Run}
 	if t, ok := instance.(TakesAhead[In, Out]); ok {
 		opts.Ahead, opts.Recall = 1, t.Recall
@@ -84,9 +86,9 @@ func (r *replica[In, Out]) watch(instance Instance[In, Out], attached *batch.Rep
 			// First no more batches, then an end for those it had: the other way
 			// round they would be answered by the dead instance's next batch.
 			attached.Detach()
-			r.credit(started, attached)
 			r.fail(ReasonDied, instance.Err(), diagnosis(instance))
 			r.end(instance)
+			r.outlived(instance.Err(), started, attached)
 			return true
 		case <-dog.timer.C:
 		case <-r.changed:
@@ -95,9 +97,9 @@ func (r *replica[In, Out]) watch(instance Instance[In, Out], attached *batch.Rep
 			return false
 		}
 		if s := dog.look(); s != nil {
-			r.credit(started, attached)
-			r.giveUp(instance, attached, s)
+			err := r.giveUp(instance, attached, s)
 			r.end(instance)
+			r.outlived(err, started, attached)
 			return true
 		}
 	}
@@ -117,20 +119,21 @@ func (r *replica[In, Out]) drain(instance Instance[In, Out], attached *batch.Rep
 			finished = true
 		case <-dog.timer.C:
 			if s := dog.look(); s != nil {
-				r.giveUp(instance, attached, s)
+				_ = r.giveUp(instance, attached, s) // which has told it
 				finished = true
 			}
 		}
 	}
 	err := instance.Stop(ctx)
+	r.pool.leave(instance)
 	r.mu.Lock()
 	r.stopErr = err
 	r.mu.Unlock()
 	r.set(StateStopped, 0)
 }
 
-// giveUp takes a stuck instance off the batcher and makes it end.
-func (r *replica[In, Out]) giveUp(instance Instance[In, Out], attached *batch.Replica[In, Out], s *stuck) {
+// giveUp takes a stuck instance off the batcher, makes it end, and returns why.
+func (r *replica[In, Out]) giveUp(instance Instance[In, Out], attached *batch.Replica[In, Out], s *stuck) error {
 	reason := ReasonHeartbeat
 	if s.id != 0 {
 		reason = ReasonBatchTimeout
@@ -141,6 +144,7 @@ func (r *replica[In, Out]) giveUp(instance Instance[In, Out], attached *batch.Re
 	if i, ok := instance.(Interrupter); ok {
 		i.Interrupt(s.id, err)
 	}
+	return err
 }
 
 // killGrace is how long an instance that died or was given up may take to end.
@@ -165,8 +169,7 @@ func (r *replica[In, Out]) restart() Instance[In, Out] {
 		}
 		if n := r.pool.stuck.Load(); n >= maxStuck {
 			r.next = r.pause.NextBackOff()
-			r.set(StateFailed, 0)
-			r.note(fmt.Sprintf("%d computations that were given up never ended; a replica is started again when one does, or when the server is restarted", n))
+			r.tooManyStuck(n)
 			continue
 		}
 		if r.failures < crashLoop { // else it stays what it is until it is ready
@@ -184,7 +187,18 @@ func (r *replica[In, Out]) restart() Instance[In, Out] {
 			return nil
 		}
 		r.fail(ReasonStart, err, traceback(err))
+		r.reckon(err, false)
 	}
+}
+
+// tooManyStuck notes that the replica is not started, because of what n others of the
+// backend have left behind.
+func (r *replica[In, Out]) tooManyStuck(n int64) {
+	why := fmt.Sprintf("%d computations that were given up have not ended, and no replica is started before one of them does: "+
+		"make the model return when its context ends, or restart the server", n)
+	r.set(StateFailed, 0)
+	r.note(why)
+	r.block(&Error{Code: Unavailable, RetryAfter: r.next, Message: fmt.Sprintf("backend %q: %s", r.pool.name, why)})
 }
 
 // stop ends the replica: its batches finish first, until ctx ends.

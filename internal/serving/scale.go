@@ -23,7 +23,6 @@ type scaler struct {
 	active   time.Time     // when there was last anything to do
 	pause    *backoff.ExponentialBackOff
 	blocked  time.Time // until when nothing is started, because a start failed
-	refusing bool      // queries are refused until then
 
 	woken   chan struct{} // has room for one: a query waits and there is no replica
 	changed chan struct{} // has room for one: the config changed
@@ -300,16 +299,11 @@ func (p *Pool[In, Out]) cannotWake(err error) {
 	if !errors.Is(err, context.Canceled) {
 		p.log.Error("an idle backend could not be started again", "next_start_in", pause, "error", err, "diagnosis", traceback(err))
 	}
-	s.refusing = true
-	p.batcher.Refuse(refusal)
+	p.refuse(noWaking, refusal)
 }
 
 // unblock ends what cannotWake began.
 func (p *Pool[In, Out]) unblock() {
-	s := p.scaler
-	s.blocked = time.Time{}
-	if s.refusing {
-		s.refusing = false
-		p.batcher.Refuse(nil)
-	}
+	p.scaler.blocked = time.Time{}
+	p.refuse(noWaking, nil)
 }

@@ -3,9 +3,11 @@ package serving_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -135,20 +137,87 @@ func TestOnlySoManyReplicasAreLeftBehind(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		waits := sent(p, "well")
+		waits := sent(p, "well") // it comes before anybody knows
 		time.Sleep(10 * time.Minute)
-		select {
-		case err := <-waits:
-			t.Errorf("a ninth replica was started, and answered with %v", err)
-		default:
+		for _, err := range []error{<-waits, <-sent(p, "late")} {
+			problem := serving.Describe(err)
+			if problem.Code != serving.Unavailable || problem.Header.Get("Retry-After") == "" {
+				t.Errorf("a query got %v, %v", err, problem.Header)
+			}
+			for _, part := range []string{`backend "m": 8 computations`, "make the model return", "restart the server"} {
+				if !strings.Contains(problem.Message, part) {
+					t.Errorf("%q does not say %q", problem.Message, part)
+				}
+			}
 		}
 		s := p.Status()
 		if s.Stuck != 8 || s.State != serving.StateFailed || !strings.Contains(s.Replicas[0].Error, "8 computations") {
 			t.Errorf("status %+v", s)
 		}
 		close(release)
-		if err := <-waits; err != nil {
-			t.Errorf("once the functions returned the query got %v", err)
+		time.Sleep(2 * time.Minute)
+		if err := <-sent(p, "well"); err != nil {
+			t.Errorf("once the functions returned a query got %v", err)
+		}
+		closePool(t, p)
+	})
+}
+
+func TestAHungBatchBesideTheOneThatWasGivenUpEndsToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		var calls atomic.Int32
+		p := goPool(t, serving.Config{MaxBatchSize: 1, MaxConcurrentBatches: 2, BatchTimeout: serving.Duration(2 * time.Second)}, nil,
+			func(_ context.Context, in []string) ([]string, error) {
+				if in[0] == "stuck" || in[0] == "unlucky" && calls.Add(1) == 1 {
+					<-release
+				}
+				return in, nil
+			})
+		began := time.Now()
+		stuck := sent(p, "stuck")
+		time.Sleep(time.Second)
+		unlucky := sent(p, "unlucky")
+		if err := <-stuck; serving.Describe(err).Code != serving.BatchTimeout || time.Since(began) != 2*time.Second {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		if err := <-unlucky; err != nil || time.Since(began) != 4*time.Second {
+			t.Errorf("the query beside it got, after %v, %v", time.Since(began), err)
+		}
+		if s := p.Status(); s.Stuck != 1 || s.Restarts != 1 {
+			t.Errorf("status %+v", s)
+		}
+		close(release)
+		synctest.Wait()
+		if s := p.Status(); s.Stuck != 0 {
+			t.Errorf("%d are stuck though the functions returned", s.Stuck)
+		}
+		closePool(t, p)
+	})
+}
+
+func TestWhatADrainLeavesBehindIsCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		p := goPool(t, serving.Config{}, nil, func(_ context.Context, in []string) ([]string, error) {
+			<-release
+			return in, nil
+		})
+		stuck := sent(p, "stuck")
+		synctest.Wait()
+		if err := p.Update(t.Context(), serving.Config{MaxConcurrentBatches: 2}); err == nil { // which waits for a minute
+			t.Error("the old replica ended well")
+		}
+		if err := <-stuck; !errors.Is(err, batch.ErrStopped) {
+			t.Errorf("the query that was computed got %v", err)
+		}
+		if s := p.Status(); s.Stuck != 1 {
+			t.Errorf("%d are stuck", s.Stuck)
+		}
+		close(release)
+		synctest.Wait()
+		if s := p.Status(); s.Stuck != 0 {
+			t.Errorf("%d are stuck though the function returned", s.Stuck)
 		}
 		closePool(t, p)
 	})

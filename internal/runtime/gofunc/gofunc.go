@@ -2,6 +2,7 @@
 package gofunc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,7 +36,10 @@ func (r Runtime[In, Out]) Start(ctx context.Context, spec serving.ReplicaSpec) (
 		return nil, failure
 	}
 	runner := batch.NewRunner(spec.Config.MaxConcurrentBatches, fn)
-	return &instance[In, Out]{Runner: runner, close: sync.OnceValue(protected(closer)), batched: r.Batched}, nil
+	return &instance[In, Out]{
+		Runner: runner, close: sync.OnceValue(protected(closer)), batched: r.Batched,
+		grace: cmp.Or(time.Duration(spec.Config.BatchTimeout), lastBatches),
+	}, nil
 }
 
 func (r Runtime[In, Out]) load(ctx context.Context) (fn batch.Func[In, Out], closer func() error, err error) {
@@ -68,6 +72,7 @@ type instance[In, Out any] struct {
 	close       func() error
 	batched     bool
 	interrupted atomic.Bool
+	grace       time.Duration // what the other batches have once it was interrupted
 }
 
 func (i *instance[In, Out]) Batched() bool { return i.batched }
@@ -104,13 +109,15 @@ func (i *instance[In, Out]) Stop(ctx context.Context) error {
 	return nil
 }
 
-// lastBatches is what time the other batches of an interrupted replica have before
-// their contexts end.
+// lastBatches is what time the other batches of an interrupted replica have where no
+// batch_timeout was set when it started. With one each of them is late itself after that
+// time, since it began before.
 const lastBatches = time.Minute
 
 // leave closes the replica once its functions have returned, which may be never.
+// Batches that take too long are given to other replicas.
 func (i *instance[In, Out]) leave() {
-	ctx, cancel := context.WithTimeout(context.Background(), lastBatches)
+	ctx, cancel := context.WithTimeout(context.Background(), i.grace)
 	defer cancel()
 	if i.Runner.Stop(ctx) != nil {
 		<-i.Done()

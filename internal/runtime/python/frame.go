@@ -84,15 +84,17 @@ func (f *frameWriter) fillBlock() {
 	f.block = 0
 }
 
-// send writes what was prepared.
-func (f *frameWriter) send(w io.Writer) (err error) {
+// send writes what was prepared and tells how many bytes were written.
+func (f *frameWriter) send(w io.Writer) (n int64, err error) {
 	if len(f.cuts) == 0 {
-		_, err = w.Write(f.buf[f.start:])
+		var written int
+		written, err = w.Write(f.buf[f.start:])
+		n = int64(written)
 	} else {
-		_, err = f.pieces().WriteTo(w)
+		n, err = f.pieces().WriteTo(w)
 	}
 	f.forget()
-	return err
+	return n, err
 }
 
 // forget lets go of what belongs to a batch.

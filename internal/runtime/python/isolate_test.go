@@ -2,10 +2,13 @@ package python
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/shoalserve/shoal/batch"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -94,4 +97,32 @@ func TestAWrongAnswerCountIsIsolated(t *testing.T) {
 			t.Errorf("got %v", c.Err)
 		}
 	}
+}
+
+func TestAQueryThatIsSentToADeadWorkerIsNotItsKiller(t *testing.T) {
+	dead, well := bareWorker(t, "wait_for", 1), bareWorker(t, "wait_for", 1)
+	b := batch.New(batch.Options[*serving.Call, serving.Response]{})
+	attached := b.Attach(1, dead.Run)
+	if err := syscall.Kill(dead.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-dead.Exited() // nobody has told the batcher
+	type callQuery = batch.Query[*serving.Call, serving.Response]
+	done := make(chan *callQuery, 1)
+	if err := b.Submit(&callQuery{In: api(`{}`), Done: func(q *callQuery) { done <- q }}); err != nil {
+		t.Fatal(err)
+	}
+	attached.Detach()
+	other := b.Attach(1, well.Run)
+	if err := dead.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	q := <-done
+	if q.Err != nil || string(q.Out.Body) != strconv.Itoa(well.PID()) || q.Trip.Attempts != 1 {
+		t.Errorf("got %s, %v, in %d attempts", q.Out.Body, q.Err, q.Trip.Attempts)
+	}
+	if s := b.Stats(); s.Returned != 1 || s.Isolated != 0 {
+		t.Errorf("%d batches came back, %d were isolated", s.Returned, s.Isolated)
+	}
+	<-other.Detach()
 }

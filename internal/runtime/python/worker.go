@@ -42,6 +42,7 @@ type worker struct {
 
 	mu       sync.Mutex
 	inFlight map[uint64]*callBatch
+	unsent   []*callBatch // of which the worker never got a byte: it was dead
 	stopping bool
 	verdict  error     // why the worker was given up; nil while it was not
 	guilty   uint64    // the batch that the verdict is about
@@ -120,18 +121,34 @@ const spareRoom = 32 << 10
 // send writes the batch that was prepared. writing is held, and given up.
 func (w *worker) send(b *callBatch) {
 	var err error
+	var sent int64
 	if b.Ahead {
 		err = w.claims.offer(b.ID)
 	}
 	if err == nil {
-		err = w.frame.send(w.conn)
+		sent, err = w.frame.send(w.conn)
+	}
+	if err != nil && sent == 0 {
+		w.keepUnsent(b.ID)
 	}
 	w.sending.Store(0)
 	w.writing.Unlock()
 	if err != nil {
 		// The socket is broken, so run is about to find the worker dead; Stop
-		// will fail this batch with the others.
+		// will end this batch with the others.
 		w.kill()
+	}
+}
+
+// keepUnsent takes a batch out of flight of which nothing was sent: its queries have
+// no part in the worker's end. It is kept until Stop, since now it would be handed to
+// this worker again. A batch of which a part was sent may be too large for the worker's
+// memory, and is treated like those that were computed.
+func (w *worker) keepUnsent(id uint64) {
+	if b := w.claim(id); b != nil {
+		w.mu.Lock()
+		w.unsent = append(w.unsent, b)
+		w.mu.Unlock()
 	}
 }
 
@@ -388,6 +405,7 @@ func (w *worker) failRest() {
 	_ = w.claims.close() // the process is gone, nobody else has the pipes
 	_ = w.cancels.close()
 	w.mu.Lock()
+	back, w.unsent = append(back, w.unsent...), nil
 	rest := w.inFlight
 	w.inFlight = make(map[uint64]*callBatch)
 	w.mu.Unlock()
