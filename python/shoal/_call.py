@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Set
 from typing import Any, Final
 
@@ -65,6 +66,13 @@ class Plan:
         by_keyword += [p for p in parameters if p.kind is _P.KEYWORD_ONLY]
         self.names = frozenset(p.name for p in by_keyword)
         self.required = tuple(p.name for p in by_keyword if p.default is _P.empty)
+        if "timeout" in self.names:
+            print(
+                f"{self.label} has a parameter 'timeout', which handle.remote takes for the query's own "
+                "deadline: only the items of handle.map reach it; better give it another name",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def unknown(self, kwargs: Mapping[str, Any]) -> TypeError | None:
         """The error of one query whose keywords the function does not take; None when it takes them all."""

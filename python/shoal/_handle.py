@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from datetime import timedelta
+from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
 from . import _link
@@ -68,14 +69,24 @@ class Handle:
             self._names, self._timeout, options.priority, _head(options, encoding="json")
         )
 
-    def remote(self, data: Any = None, /, **kwargs: Any) -> Ref[Any]:
+    def remote(
+        self, data: Any = None, /, *, timeout: float | timedelta | None = _UNSET, **kwargs: Any
+    ) -> Ref[Any]:
         """Send one query and return a Ref to its answer at once.
 
         The model sees data as its request's data (a dict also as json and form), and each keyword argument
-        as an argument of that name. At most 1,024 queries of a client are with the server at a time, others
-        wait in this process; so any number of calls may be made in a row. Raises what pickling raises, and
-        Unavailable when the client is shut down; everything else is raised by the ref.
+        as an argument of that name. Only timeout is the query's own, as in options: for this query it
+        replaces what was set there, and the ref raises DeadlineExceeded, a TimeoutError. (A model's parameter
+        of that name is reached by map, whose items may be dicts of any keyword arguments.)
+
+        At most 1,024 queries of a client are with the server at a time, others wait in this process; so any
+        number of calls may be made in a row. Raises what pickling raises, InvalidArgument for a timeout that
+        cannot be, and Unavailable when the client is shut down; everything else is raised by the ref.
         """
+        handle = self if timeout is _UNSET else self.options(timeout=timeout)
+        return handle._send(data, kwargs)
+
+    def _send(self, data: Any, kwargs: dict[str, Any]) -> Ref[Any]:
         link = self._connect()
         if link.plain:
             return self._remote_plain(link, data, kwargs)
@@ -177,6 +188,11 @@ def _quoted(traffic: Mapping[str, float]) -> str:
 def _milliseconds(timeout: float | None) -> int:
     if timeout is None:
         return 0
+    if not isinstance(timeout, Real):
+        raise InvalidArgument(
+            f"timeout is {timeout!r}; it must be a number of seconds, since it is the query's own deadline "
+            "and no argument of the model"
+        )
     if not 0 < timeout <= 0xFFFFFFFF / 1000:
         raise InvalidArgument(f"timeout is {timeout}; it must be a positive number of seconds, below 49 days")
     return max(1, round(timeout * 1000))
@@ -205,10 +221,10 @@ def _calls(items: Iterable[Any], name: str | None) -> Iterator[Call]:
 
 def _ordered(handle: Handle, calls: Iterator[Call]) -> Iterator[Any]:
     under_way: deque[tuple[Ref[Any], Call]] = deque()
-    remote = handle.remote
+    send = handle._send
     try:
         for call in calls:
-            under_way.append((remote(call[0], **call[1]), call))
+            under_way.append((send(*call), call))
             if len(under_way) < _AHEAD:
                 continue
             # All that are there, so that the pipeline is filled up again in one go.
@@ -233,7 +249,7 @@ def _unordered(handle: Handle, calls: Iterator[Call]) -> Iterator[Any]:
 
     try:
         for call in calls:
-            ref = handle.remote(call[0], **call[1])
+            ref = handle._send(*call)
             under_way[ref] = call
             arrivals.expect(ref)
             if len(under_way) >= _AHEAD:
@@ -254,7 +270,7 @@ def _answer(handle: Handle, ref: Ref[Any], call: Call) -> Any:
         except QueueFull:
             time.sleep(pause)
             pause = min(2 * pause, _RETRY_MOST)
-            ref = handle.remote(call[0], **call[1])
+            ref = handle._send(*call)
 
 
 def _with_bar(answers: Iterator[Any], bar: Bar) -> Iterator[Any]:

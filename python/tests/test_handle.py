@@ -10,6 +10,7 @@ import os
 import pickle
 import struct
 import threading
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -73,6 +74,26 @@ def test_options_replace_each_other(handle, link_server):
     for timeout in (0, -1, 1e9):
         with pytest.raises(shoal.InvalidArgument):
             handle.options(timeout=timeout)
+
+
+def test_a_timeout_of_remote_is_the_querys_own(handle, link_server):
+    slow = handle.options(timeout=2, method_name="m")
+    slow.remote(1, timeout=0.5, number=1).result()
+    slow.remote(1, timeout=timedelta(seconds=3), number=1).result()
+    slow.remote(1, timeout=None, number=1).result()
+    slow.remote(1, number=1).result()
+    seen = [link_server.queries.get() for _ in range(4)]
+    assert [query.timeout for query in seen] == [500, 3000, 0, 2000]
+    assert {(query.method, query.data, *query.kwargs) for query in seen} == {("m", 1, "number")}
+    for wrong in (0, -1, 1e9, "5", [5]):
+        with pytest.raises(shoal.InvalidArgument, match="timeout is"):
+            handle.remote(timeout=wrong)
+
+
+def test_map_reaches_a_models_own_timeout(handle, link_server):
+    link_server.answer = lambda query: (query.timeout, query.kwargs)
+    for ordered in (True, False):
+        assert list(handle.map([{"timeout": 5}], ordered=ordered)) == [(0, {"timeout": 5})]
 
 
 def test_options_name_caller_and_priority(handle, link_server):
