@@ -37,6 +37,7 @@ func New(opts Options) *App {
 		log = slog.New(slog.DiscardHandler)
 	}
 	registry := serving.NewRegistry()
+	registry.LogCanaries(log)
 	metrics := telemetry.New()
 	metrics.Watch(registry)
 	front := rest.New(registry, rest.Options{Logger: log, Metrics: metrics, MaxBodyBytes: opts.MaxBodyBytes})

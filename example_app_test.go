@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http/httptest"
 	"slices"
+	"time"
 
 	"github.com/shoalserve/shoal"
 )
@@ -101,6 +102,29 @@ func ExampleApp_ReplaceBackend() {
 	// Output:
 	// true
 	// second <nil>
+}
+
+// A new version may take over step by step, and is turned back when it does worse.
+func ExampleApp_StartCanary() {
+	ctx := context.Background()
+	app := newAdder(ctx)
+	defer app.Close(ctx)
+	broken := shoal.Batch(func(context.Context, []int) ([]int, error) { return nil, errors.New("no weights") })
+	must(app.CreateBackend(ctx, "adder:v2", broken, shoal.Config{}))
+	must(app.StartCanary("adder", shoal.Canary{Backend: "adder:v2", Steps: []float64{0.5}, StepTime: 40 * time.Millisecond}))
+	handle, err := shoal.GetHandle[int, int](app, "adder")
+	must(err)
+	canary, _, err := app.Canary("adder")
+	for canary.State == shoal.CanaryShifting {
+		must(err)
+		_, _ = handle.Call(ctx, 1) // some of which fail
+		canary, _, err = app.Canary("adder")
+	}
+	fmt.Println(canary.Backend, canary.State)
+	fmt.Println(handle)
+	// Output:
+	// adder:v2 rolled_back
+	// Handle(endpoint="adder", traffic=map[adder:v1:1])
 }
 
 // The config may change while queries run.

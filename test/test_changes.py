@@ -471,3 +471,35 @@ def test_a_canary_whose_queries_fail_is_turned_back(client: serve.Client) -> Non
     assert {status for status, _ in load.since(mark)} == {200}
     said = run([SHOAL, "--server", client.address, "canary", "status", "m"])
     assert said.output.startswith("m:v2: rolled_back"), said.said
+
+
+def test_a_canary_in_the_config_file_survives_reloads_and_loses_no_query(folder: Folder) -> None:
+    def declare(version: str, steps: str, step_time: str) -> None:
+        canary = f"{{backend: {version}, steps: {steps}, step_time: {step_time}, min_queries: 5}}"
+        (folder.path / "shoal.yaml").write_text(
+            "backends:\n  v1: {python: model.py:model}\n"
+            "  v2: {python: v2.py:model}\n  v3: {python: v2.py:model}\n"
+            f"endpoints: {{m: {{route: /m, backend: v1, canary: {canary}}}}}\n"
+        )
+
+    (folder.path / "v2.py").write_text(MODEL.format(version="v2"))
+    declare("v2", "[0.5]", "1h")
+    with serving("shoal.yaml", folder.path) as server:
+        client = connect(server, folder.path)
+        with Loads(client, "m") as load:
+            load.more(50)
+            assert set(load.versions()) == {"v1", "v2"}
+            server.signal(signal.SIGHUP)
+            reloaded(server, 1)
+            assert (client.canary("m") or {})["state"] == "shifting"
+            assert traffic(client) == {"v1": 0.5, "v2": 0.5}
+            declare("v3", "[0.5]", "100ms")
+            server.signal(signal.SIGHUP)
+            reloaded(server, 2)
+            assert over(client)["state"] == "promoted"
+            server.signal(signal.SIGHUP)
+            reloaded(server, 3)
+            assert traffic(client) == {"v3": 1}
+            load.more(50)
+        assert load.errors == []
+        client.shutdown()

@@ -87,6 +87,7 @@ type Endpoint struct {
 	Traffic map[string]float64
 	Shadow  map[string]float64
 	Example *serving.Example
+	Canary  *serving.CanarySpec // nil: none
 }
 
 // Load reads a config file. What is wrong with it is an [Errors] with all of
@@ -137,4 +138,6 @@ type rawEndpoint struct {
 	Traffic map[string]float64 `json:"traffic"`
 	Shadow  map[string]float64 `json:"shadow"`
 	Example *serving.Example   `json:"example"`
+
+	Canary *serving.CanarySpec `json:"canary"`
 }

@@ -221,7 +221,7 @@ func (p *parser) config(backend string, raw json.RawMessage) (c serving.Config) 
 
 func (p *parser) endpoint(name string, raw rawEndpoint, backends map[string]Backend, routes map[string]string) Endpoint {
 	path := func(rest ...string) []string { return append([]string{"endpoints", name}, rest...) }
-	e := Endpoint{Route: raw.Route, Methods: raw.Methods, Traffic: raw.Traffic, Shadow: raw.Shadow, Example: raw.Example}
+	e := Endpoint{Route: raw.Route, Methods: raw.Methods, Traffic: raw.Traffic, Shadow: raw.Shadow, Example: raw.Example, Canary: raw.Canary}
 	known := func(backend string, key bool, at ...string) {
 		if _, ok := backends[backend]; !ok {
 			p.fail(path(at...), key, "backend %q is not in this file%s", backend, suggest(backend, slices.Collect(maps.Keys(backends))))
@@ -242,6 +242,15 @@ func (p *parser) endpoint(name string, raw rawEndpoint, backends map[string]Back
 	}
 	for _, backend := range slices.Sorted(maps.Keys(raw.Shadow)) {
 		known(backend, true, "shadow", backend)
+	}
+	if c := raw.Canary; c != nil {
+		known(c.Backend, false, "canary", "backend")
+		if e.Traffic[c.Backend] > 0 {
+			p.fail(path("canary", "backend"), false, "backend %q is in the traffic already; the canary takes it over from others", c.Backend)
+		}
+		if err := c.Check(); err != nil {
+			p.fail(path("canary"), true, "%v", err)
+		}
 	}
 	if other, taken := routes[raw.Route]; taken {
 		p.fail(path("route"), false, "route %q belongs to endpoint %q already", raw.Route, other)

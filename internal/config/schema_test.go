@@ -63,6 +63,8 @@ func TestSchemaAndTypesHaveTheSameKeys(t *testing.T) {
 		"$defs/source":      keysOf(reflect.TypeFor[rawSource]()),
 		"$defs/example":     keysOf(reflect.TypeFor[serving.Example]()),
 		"$defs/warm_up":     keysOf(reflect.TypeFor[serving.WarmUp]()),
+		"$defs/canary":      keysOf(reflect.TypeFor[serving.CanarySpec]()),
+		"$defs/compare":     keysOf(reflect.TypeFor[serving.Compare]()),
 
 		"$defs/warm_up_request": keysOf(reflect.TypeFor[serving.WarmUpRequest]()),
 	} {

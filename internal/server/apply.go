@@ -77,6 +77,7 @@ func (s *Server) plan(file *config.File, next map[string]deployment, afresh bool
 	for name, e := range file.Endpoints {
 		plan.Endpoints[name] = serving.EndpointSpec{
 			Traffic: e.Traffic, Shadows: e.Shadow, Route: e.Route, Methods: e.Methods, Example: e.Example,
+			Canary: e.Canary,
 		}
 	}
 	for name, b := range file.Backends {

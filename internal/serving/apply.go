@@ -66,6 +66,9 @@ func (r *Registry) Apply(ctx context.Context, plan Plan) (map[string]Backend, Ap
 	for _, old := range a.gone {
 		r.retire(old)
 	}
+	if err := a.startCanaries(); err != nil { // all was checked: the server closes
+		return nil, Applied{}, err
+	}
 	return a.next, a.done.filled(), nil
 }
 
@@ -110,6 +113,9 @@ type application struct {
 	rolled   []Backend          // those of next that took another version over
 	gone     []Backend          // counted in retiring
 	done     Applied
+
+	canaries []declared // that are to be started
+	dropped  []*canary  // that are to end
 }
 
 // promised stands for a backend that is not started yet.
@@ -268,7 +274,8 @@ func (a *application) endpoints(t *table) error {
 			return fmt.Errorf("endpoint %q: %w", name, err)
 		}
 		old := before[name]
-		if old != nil && old.watch != nil && reflect.DeepEqual(weights(e.traffic), old.watch.before) {
+		anew := a.declaredCanary(e, old, a.plan.Endpoints[name].Canary)
+		if !anew && old != nil && old.watch != nil && reflect.DeepEqual(weights(e.traffic), old.watch.before) {
 			e.traffic, e.shadows, e.watch = old.traffic, old.shadows, old.watch // its canary goes on
 		}
 		if old != nil && reflect.DeepEqual(old.Example, e.Example) {

@@ -158,6 +158,7 @@ type canary struct {
 	endpoint string
 	spec     CanarySpec
 	cancel   context.CancelFunc
+	declared *declaration // nil: it was started by a call
 
 	before map[string]float64 // the traffic that it is turned back to
 	shadow float64            // the canary's own proportion as a shadow before
@@ -179,11 +180,15 @@ func (r *Registry) LogCanaries(log *slog.Logger) { r.canaries.log = log }
 // StartCanary has a backend take over an endpoint's traffic as the spec says. A
 // canary of the endpoint that runs already is AlreadyExists.
 func (r *Registry) StartCanary(endpoint string, spec CanarySpec) (CanaryStatus, error) {
+	return r.startCanary(endpoint, spec, nil)
+}
+
+func (r *Registry) startCanary(endpoint string, spec CanarySpec, as *declaration) (CanaryStatus, error) {
 	if err := spec.check(); err != nil {
 		return CanaryStatus{}, err
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
-	c := &canary{registry: r, endpoint: endpoint, spec: spec, cancel: cancel, step: -1}
+	c := &canary{registry: r, endpoint: endpoint, spec: spec, cancel: cancel, declared: as, step: -1}
 	if err := c.start(ctx); err != nil {
 		cancel()
 		return CanaryStatus{}, err

@@ -40,6 +40,8 @@ type EndpointSpec struct {
 	Methods []string `json:"methods,omitempty"`
 	// Example, if given, is computed before the server says it is ready.
 	Example *Example `json:"example,omitempty"`
+	// Canary, in a [Plan], takes the endpoint's traffic over.
+	Canary *CanarySpec `json:"-"`
 }
 
 // Endpoint is a snapshot of where the queries of one name go. It never changes;

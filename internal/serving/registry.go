@@ -355,6 +355,9 @@ func (t *table) newEndpoint(r *Registry, name string, spec EndpointSpec) (*Endpo
 	if err != nil {
 		return nil, err
 	}
+	if err := spec.checkCanary(traffic, t.backends); err != nil {
+		return nil, err
+	}
 	if other, ok := t.routes[spec.Route]; ok && spec.Route != "" {
 		return nil, Errorf(AlreadyExists, "route %q belongs to endpoint %q already", spec.Route, other.Name)
 	}

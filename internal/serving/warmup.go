@@ -113,7 +113,8 @@ func (c Config) WarmedUpFor(backend string, specs map[string]EndpointSpec) Confi
 	for _, spec := range sorted(specs) {
 		_, traffic := spec.Traffic[backend]
 		_, shadow := spec.Shadows[backend]
-		if (traffic || shadow || spec.Backend == backend) && spec.Example != nil && spec.Check() == nil {
+		canary := spec.Canary != nil && spec.Canary.Backend == backend
+		if (traffic || shadow || canary || spec.Backend == backend) && spec.Example != nil && spec.Check() == nil {
 			examples = append(examples, spec.Example.asTo(spec.Methods))
 		}
 	}
