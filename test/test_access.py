@@ -154,11 +154,26 @@ def test_who_may_only_ask_brings_no_code(guarded: Guarded, tmp_path: Path) -> No
     with pytest.raises(shoal.Forbidden, match="pickled"):
         handle.remote(number=Bomb(tmp_path / "bomb")).result()
     assert not (tmp_path / "bomb").exists()
+    # An error of the model is told, and not where its code raised it.
+    with pytest.raises(shoal.ModelError, match="unsupported") as caught:
+        handle.remote(number=None).result()
+    assert not caught.value.traceback and "model.py" not in str(caught.value.__cause__)
     # The bomb is a real one.
     owner = serve.connect(guarded.admin, guarded.keys["root"].key).get_handle("double")
     with pytest.raises(Exception, match=r"unsupported|TextIO|pickle"):
         owner.remote(number=Bomb(tmp_path / "bomb")).result()
     assert (tmp_path / "bomb").exists()
+
+
+def test_a_client_that_does_not_trust_its_server_reads_no_pickle(guarded: Guarded) -> None:
+    client = serve.connect(guarded.admin, guarded.keys["root"].key, allow_pickle=False)
+    handle = client.get_handle("double")
+    assert handle.remote(number=21).result() == 42
+    with pytest.raises(shoal.InvalidArgument, match="no pickles"):
+        handle.remote(number=object())
+    with pytest.raises(shoal.ModelError) as caught:
+        handle.remote(number=None).result()
+    assert caught.value.type == "TypeError"
 
 
 def test_pickles_can_be_switched_off(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ func New() *Metrics {
 	}, []string{"front", "reason"})
 	for _, reason := range []string{"connections", "inflight_bytes"} { // an alert needs a 0 to begin from
 		m.refused.WithLabelValues("http", reason)
+		m.refused.WithLabelValues("admin", reason)
 	}
 	m.registry.MustRegister(m.queued, m.computed, m.sizes, m.coldStarts, m.requests, m.duration, m.denied, m.refused,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

@@ -68,6 +68,35 @@ func End(buf []byte, start, extra int) error {
 	return nil
 }
 
+// believed is the size up to which a length is trusted before its bytes are there.
+// What is longer gets room as it comes: to state a length takes no memory.
+const believed = 1 << 20
+
+// ReadBytes reads exactly size bytes into memory of their own. hold, if given, is
+// asked before memory beyond the first MiB is taken, with how much more that is; its
+// error ends the reading. read is how many bytes came.
+func ReadBytes(r io.Reader, size int, hold func(more int) error) (body []byte, read int, err error) {
+	body = make([]byte, min(size, believed))
+	for {
+		n, err := io.ReadFull(r, body[read:])
+		if read += n; err != nil {
+			return nil, read, noEOF(err)
+		}
+		if read == size {
+			return body, read, nil
+		}
+		room := min(size, 4*len(body))
+		if hold != nil {
+			if err := hold(room - len(body)); err != nil {
+				return nil, read, err
+			}
+		}
+		grown := make([]byte, room)
+		copy(grown, body)
+		body = grown
+	}
+}
+
 // Read reads one frame. The body is freshly allocated and the caller's to keep.
 func Read(r io.Reader) (Kind, []byte, error) {
 	var header [HeaderSize]byte
@@ -78,9 +107,9 @@ func Read(r io.Reader) (Kind, []byte, error) {
 	if n < 1 || n > MaxFrame {
 		return 0, nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrTooLong, n, MaxFrame)
 	}
-	body := make([]byte, n-1)
-	if _, err := io.ReadFull(r, body); err != nil {
-		return 0, nil, fmt.Errorf("reading a frame of kind %d: %w", header[4], noEOF(err))
+	body, _, err := ReadBytes(r, int(n-1), nil)
+	if err != nil {
+		return 0, nil, fmt.Errorf("reading a frame of kind %d: %w", header[4], err)
 	}
 	return Kind(header[4]), body, nil
 }

@@ -7,6 +7,7 @@ hurts itself alone. Plan.columns has the rules for keywords that some or all que
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Set
@@ -139,11 +140,17 @@ class Target:
                 raise InvalidArgument(f"backend {self.backend!r} is a function: it has no method {method!r}")
             return Plan(self.model, self._label(self.model), self.accepts_batch, declared_arrays(self.model))
         name = method or "__call__"
-        # Methods are reachable from outside, by name: private ones are not part of what the model offers.
-        call = None if name.startswith("_") and name != "__call__" else getattr(self.model, name, None)
-        if not callable(call):
-            kind = type(self.model).__name__
-            raise InvalidArgument(f"backend {self.backend!r}: class {kind} has no method {name!r}")
+        cls = type(self.model)
+        found, owner = find_method(cls, name)
+        if found is None:
+            raise InvalidArgument(f"backend {self.backend!r}: class {cls.__name__} has no method {name!r}")
+        if not _offers(cls, name, found, owner):
+            raise InvalidArgument(
+                f"backend {self.backend!r}: class {cls.__name__} does not offer {name!r}, which it has "
+                f"from {owner.__module__}.{owner.__qualname__}; define it in {cls.__name__}, or mark it "
+                "with @serve.accept_batch"
+            )
+        call = getattr(self.model, name)
         arrays = declared_arrays(call) or (self._all_arrays if name == "__call__" else None)
         return Plan(call, self._label(call), self._all_batched or is_marked(call), arrays)
 
@@ -159,6 +166,8 @@ class Target:
         plans: dict[str, Plan] = {}
         for name in public_methods(type(self.model)) if self.is_class else ["__call__"]:
             found = getattr(type(self.model), name, None)
+            if self.is_class and not offers(type(self.model), name):
+                continue
             if callable(found) and (self._all_batched or is_marked(found)):
                 plans["" if name == "__call__" else name] = self.plan("" if name == "__call__" else name)
         self._signatures = {name: plan.arrays for name, plan in plans.items() if plan.arrays is not None}
@@ -167,6 +176,38 @@ class Target:
     def _label(self, call: Any) -> str:
         name = getattr(call, "__qualname__", type(call).__qualname__).replace("<locals>.", "")
         return f"{name}() of backend {self.backend!r}"
+
+
+def find_method(cls: type, name: str) -> tuple[Any, type]:
+    """The method that a class has under a name, and whose it is; None for what no query may name.
+
+    Names come from strangers. An instance's attributes, nested classes and properties are no methods, and
+    what begins with an underscore is not part of what a model offers.
+    """
+    if name.startswith("_") and name != "__call__":
+        return None, cls
+    for owner in cls.__mro__:
+        if name in vars(owner):
+            found = vars(owner)[name]
+            is_method = inspect.isroutine(found) and not isinstance(found, functools.cached_property)
+            return (found if is_method or name == "__call__" else None), owner
+    return None, cls
+
+
+def offers(cls: type, name: str) -> bool:
+    """Whether queries may call the method that a class has under a name."""
+    found, owner = find_method(cls, name)
+    return found is not None and _offers(cls, name, found, owner)
+
+
+def _offers(cls: type, name: str, found: Any, owner: type) -> bool:
+    # A base class of another package brings methods that were not meant for callers: dict.clear,
+    # Thread.start, Module.half. Those of the model's own package, and marked ones, were.
+    return name == "__call__" or is_marked(found) or _package(owner) == _package(cls)
+
+
+def _package(cls: type) -> str:
+    return cls.__module__.partition(".")[0]
 
 
 def as_answers(result: Any, backend: str, api: bool) -> list[Any] | tuple[Any, ...]:

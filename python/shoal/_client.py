@@ -30,9 +30,15 @@ class Client:
     """
 
     def __init__(
-        self, address: str, token: str | None = None, *, process: ServerProcess | None = None
+        self,
+        address: str,
+        token: str | None = None,
+        *,
+        process: ServerProcess | None = None,
+        allow_pickle: bool = True,
     ) -> None:
         self._admin = Admin(_address.parse(address), token)
+        self._allow_pickle = allow_pickle
         self._process = process
         self._link: _link.Link | None = None
         self._opening = threading.Lock()
@@ -241,7 +247,9 @@ class Client:
         with self._opening:
             self._check_open()
             if self._link is None or not self._link.usable:
-                self._link = _link.open_link(self._admin.address, self._admin.headers())
+                self._link = _link.open_link(
+                    self._admin.address, self._admin.headers(), allow_pickle=self._allow_pickle
+                )
             return self._link
 
     def _at_exit(self) -> None:
@@ -282,10 +290,10 @@ def start(http_host: str = "127.0.0.1", http_port: int = 8000, *, detached: bool
     return Client(process.address, process=process)
 
 
-def connect(address: str | None = None, token: str | None = None) -> Client:
+def connect(address: str | None = None, token: str | None = None, *, allow_pickle: bool = True) -> Client:
     """A client of a running server; see serve.connect."""
     chosen = address or os.environ.get("SHOAL_SERVER") or _address.find()
-    client = Client(chosen, token or os.environ.get("SHOAL_TOKEN"))
+    client = Client(chosen, token or os.environ.get("SHOAL_TOKEN"), allow_pickle=allow_pickle)
     try:
         client.status()  # a wrong address or token is told now, not at the first query
     except EndpointNotFound:

@@ -198,15 +198,16 @@ def _encode_web(answers: Sequence[Any]) -> list[Coded]:
 def _encode_pickled(batch: Batch, answers: Sequence[Any]) -> list[Coded]:
     coded: list[Coded] = []
     for i, answer in enumerate(answers):
+        plain = i < batch.size and batch.plain[i]
         try:
             if isinstance(answer, BaseException):
-                coded.append(encode_fault(answer, api=True))
-            elif i < batch.size and batch.plain[i]:
+                coded.append(encode_fault(answer, api=not plain))
+            elif plain:
                 coded.append(encode_plain(answer))
             else:
                 coded.append(encode_pickle(answer))
         except Exception as exc:
-            coded.append(encode_fault(exc, api=True))
+            coded.append(encode_fault(exc, api=not plain))
     return coded
 
 

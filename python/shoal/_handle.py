@@ -101,7 +101,7 @@ class Handle:
             payload = json.dumps({"data": data, "kwargs": kwargs}, allow_nan=False).encode()
         except (TypeError, ValueError) as exc:
             raise InvalidArgument(
-                f"this server takes no pickles from you, and JSON cannot carry the query: {exc}"
+                f"no pickles go to or come from this server, and JSON cannot carry the query: {exc}"
             ) from None
         if len(payload) > _link.MOST:
             return link.refuse(

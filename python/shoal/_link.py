@@ -80,7 +80,7 @@ class Link:
     def __init__(self, sock: socket.socket, early: bytes = b"", *, plain: bool = False) -> None:
         """Take over a socket on which the server has answered 101; early is what it sent after that."""
         self.plain = plain
-        """Whether the server takes queries in JSON only, and no pickles."""
+        """Whether queries go as JSON and no pickle comes back: the server or the client takes none."""
         sock.settimeout(None)
         self._sock = sock
         self._inbox = Inbox(early)
@@ -167,6 +167,8 @@ class Link:
     def decode(self, raw: tuple[int, memoryview]) -> Any:
         """The value of an answer's code and payload; raises the error that they stand for."""
         code, payload = raw
+        if self.plain:
+            return decode_plain(code, payload)
         if code == _wire.PICKLE and not U32.unpack_from(payload)[0]:
             return pickle.loads(payload[4:])
         return decode_answer(code, payload)
@@ -369,7 +371,17 @@ def decode_answer(code: int, payload: memoryview) -> Any:
     raise ProtocolError(f"an answer with code {code}")
 
 
-def open_link(address: Address, headers: dict[str, str]) -> Link:
+def decode_plain(code: int, payload: memoryview) -> Any:
+    """As decode_answer, for a query in JSON: it unpickles nothing, whatever the server says."""
+    if code == _wire.PICKLE:
+        raise ProtocolError("the server answered a query in JSON with a pickle, which is not read")
+    if code == _wire.FAULT:
+        (size,) = U32.unpack_from(payload)
+        raise from_object(json.loads(bytes(payload[4 : 4 + size])))
+    return decode_answer(code, payload)
+
+
+def open_link(address: Address, headers: dict[str, str], *, allow_pickle: bool = True) -> Link:
     """Connect to a server and upgrade the connection. Raises typed errors; Unavailable without a server."""
     lines = [
         "GET /v1/link HTTP/1.1",
@@ -393,7 +405,7 @@ def open_link(address: Address, headers: dict[str, str]) -> Link:
         raise
     if address.secure:
         sock = tunnel(sock)
-    return Link(sock, early, plain=plain)
+    return Link(sock, early, plain=plain or not allow_pickle)
 
 
 def _read_upgrade(sock: socket.socket) -> tuple[bytes, bool]:

@@ -77,16 +77,18 @@ def start(detached: bool = False, http_host: str = "127.0.0.1", http_port: int =
     return _client
 
 
-def connect(address: str | None = None, token: str | None = None) -> Client:
+def connect(address: str | None = None, token: str | None = None, *, allow_pickle: bool = True) -> Client:
     """Use a running server from now on; returns a client of it.
 
     address is "unix:/path/to/socket" or "http://host:port"; without one it is $SHOAL_SERVER, else
-    the one server of this user that runs on this machine. Raises shoal.Unavailable, shoal.Unauthorized.
+    the one server of this user that runs on this machine. allow_pickle=False is for a server that is not
+    trusted to run code here: queries go as JSON, and no answer of it is unpickled.
+    Raises shoal.Unavailable, shoal.Unauthorized.
     """
     global _client
     from . import _client as clients
 
-    _client = clients.connect(address, token)
+    _client = clients.connect(address, token, allow_pickle=allow_pickle)
     return _client
 
 

@@ -106,7 +106,7 @@ func (f *Front) deploy(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var spec BackendSpec
-	if err := decode(w, r, maxBody, &spec); err != nil {
+	if err := f.decode(w, r, maxBody, &spec); err != nil {
 		return err
 	}
 	note(r, "replace", replace, "kind", spec.Source.Kind, "digest", spec.Source.Digest, "path", spec.Source.Path, "object", spec.Source.Object)
@@ -211,7 +211,8 @@ func (f *Front) getBackend(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (f *Front) updateConfig(w http.ResponseWriter, r *http.Request) error {
-	patch, err := readBody(w, r, maxBody)
+	patch, done, err := f.readBody(w, r, maxBody)
+	defer done()
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,8 @@ const (
 	maxBody = 16 << 20
 	// maxQuery bounds the body of a query.
 	maxQuery = 256 << 20
+	// firstRoom is how much room a body gets before anything of it has come.
+	firstRoom = 4 << 10
 	// readTimeout and writeTimeout bound each read of a body and each write of
 	// an answer, not the whole: slow is allowed, stuck is not.
 	readTimeout  = 30 * time.Second
@@ -45,12 +47,17 @@ func body(w http.ResponseWriter, r *http.Request, limit int64) (paced io.Reader,
 		func() { _ = control.SetReadDeadline(time.Time{}) }
 }
 
-// readBody reads a whole body.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	paced, done := body(w, r, limit)
-	defer done()
-	raw, err := io.ReadAll(paced)
-	return raw, bodyError(err)
+// readBody reads a whole body. It counts as arriving until done is called.
+func (f *Front) readBody(w http.ResponseWriter, r *http.Request, limit int64) (raw []byte, done func(), err error) {
+	paced, undo := body(w, r, limit)
+	defer undo()
+	raw, held, err := f.opts.Arriving.Read(paced, int(limit)+1, firstRoom)
+	if _, full := errors.AsType[*serving.Error](err); full {
+		f.opts.Refused("inflight_bytes")
+	} else {
+		err = bodyError(err)
+	}
+	return raw, func() { f.opts.Arriving.Give(held) }, err
 }
 
 // bodyError is the error for the client whose body could not be read.
@@ -65,8 +72,9 @@ func bodyError(err error) error {
 }
 
 // decode reads a JSON body into v and refuses fields that v does not have.
-func decode(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
-	raw, err := readBody(w, r, limit)
+func (f *Front) decode(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
+	raw, done, err := f.readBody(w, r, limit)
+	defer done()
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,7 @@ import (
 
 func (f *Front) startCanary(w http.ResponseWriter, r *http.Request) error {
 	var spec serving.CanarySpec
-	if err := decode(w, r, maxBody, &spec); err != nil {
+	if err := f.decode(w, r, maxBody, &spec); err != nil {
 		return err
 	}
 	note(r, "backend", spec.Backend, "steps", spec.Steps)

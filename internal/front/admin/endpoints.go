@@ -23,7 +23,7 @@ type shadowSpec struct {
 
 func (f *Front) createEndpoint(w http.ResponseWriter, r *http.Request) error {
 	var spec serving.EndpointSpec
-	if err := decode(w, r, maxBody, &spec); err != nil {
+	if err := f.decode(w, r, maxBody, &spec); err != nil {
 		return err
 	}
 	note(r, "route", spec.Route, "backend", spec.Backend, "traffic", spec.Traffic)
@@ -80,7 +80,7 @@ func (f *Front) deleteEndpoint(w http.ResponseWriter, r *http.Request) error {
 
 func (f *Front) setTraffic(w http.ResponseWriter, r *http.Request) error {
 	var weights map[string]float64
-	if err := decode(w, r, maxBody, &weights); err != nil {
+	if err := f.decode(w, r, maxBody, &weights); err != nil {
 		return err
 	}
 	note(r, "traffic", weights)
@@ -92,7 +92,7 @@ func (f *Front) setTraffic(w http.ResponseWriter, r *http.Request) error {
 
 func (f *Front) setShadow(w http.ResponseWriter, r *http.Request) error {
 	var spec shadowSpec
-	if err := decode(w, r, maxBody, &spec); err != nil {
+	if err := f.decode(w, r, maxBody, &spec); err != nil {
 		return err
 	}
 	if spec.Proportion == nil {

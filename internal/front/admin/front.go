@@ -10,6 +10,8 @@ import (
 
 	"github.com/shoalserve/shoal/internal/artifact"
 	"github.com/shoalserve/shoal/internal/auth"
+	"github.com/shoalserve/shoal/internal/front/door"
+	"github.com/shoalserve/shoal/internal/front/problem"
 	"github.com/shoalserve/shoal/internal/runtime/python"
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -55,6 +57,12 @@ type Options struct {
 	ShutdownTimeout time.Duration
 	// Reload reads again what the server was started with.
 	Reload Reload
+	// Arriving bounds the memory of what is still arriving. Default 1 GiB, by itself.
+	Arriving *door.Bytes
+	// Refused counts what there was no room for.
+	Refused func(reason string)
+	// MaxConnections bounds the connections on TCP. Default 1,000.
+	MaxConnections int
 }
 
 func (o Options) withDefaults() Options {
@@ -73,6 +81,13 @@ func (o Options) withDefaults() Options {
 	if o.Denied == nil {
 		o.Denied = func(string) {}
 	}
+	if o.Arriving == nil {
+		o.Arriving = door.NewBytes(0)
+	}
+	if o.Refused == nil {
+		o.Refused = func(string) {}
+	}
+	o.MaxConnections = cmp.Or(o.MaxConnections, 1000)
 	o.MaxArtifactBytes = cmp.Or(o.MaxArtifactBytes, 2<<30)
 	o.ShutdownTimeout = cmp.Or(o.ShutdownTimeout, 30*time.Second)
 	return o
@@ -98,13 +113,16 @@ var (
 // Front serves the admin API and links. It is made for one run: once a Serve
 // has ended, links are refused.
 type Front struct {
-	opts    Options
-	started time.Time
-	mux     *http.ServeMux
+	opts     Options
+	failures *problem.Failures
+	started  time.Time
+	mux      *http.ServeMux
 
 	// draining ends when the server shuts down, with the reason as its cause.
 	draining context.Context
 	drain    context.CancelCauseFunc
+
+	connections *door.Connections // on TCP
 
 	mu     sync.Mutex
 	closed bool               // no more links
@@ -115,6 +133,9 @@ type Front struct {
 // New returns a Front for the options.
 func New(opts Options) *Front {
 	f := &Front{opts: opts.withDefaults(), started: time.Now(), mux: http.NewServeMux(), links: make(map[*link]struct{})}
+	f.failures = problem.NewFailures(f.opts.Logger)
+	refused := func() { f.opts.Refused("connections") }
+	f.connections = door.NewConnections(int64(f.opts.MaxConnections), nil, refused, f.opts.Logger)
 	f.draining, f.drain = context.WithCancelCause(context.Background())
 	for pattern, c := range map[string]call{
 		"GET /v1/status":                   {f.status, "", everybody},

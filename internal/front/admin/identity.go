@@ -10,6 +10,7 @@ import (
 
 	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/front/problem"
+	"github.com/shoalserve/shoal/internal/serving"
 )
 
 // identityKey finds who sent a request in its context.
@@ -73,6 +74,12 @@ func (f *Front) deny(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	f.opts.Logger.Debug("an admin call was denied", "client", r.RemoteAddr, "method", r.Method, "path", r.URL.Path, "error", err)
 	f.writeProblem(w, r, problem.Of(err))
+}
+
+// seesTraceback reports whether somebody is shown where in a model a query failed:
+// who may deploy is, and others where the backend's config says so, as over HTTP.
+func (f *Front) seesTraceback(who *auth.Identity, c *serving.Call) bool {
+	return who.May(auth.Deploy) || (c.Backend != nil && c.Backend.Config().ExposeTraceback)
 }
 
 // callerOf is the name that a query's caller has for others; empty for the owner of

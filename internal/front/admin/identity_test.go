@@ -13,6 +13,7 @@ import (
 
 	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/serving"
+	"github.com/shoalserve/shoal/internal/wire"
 )
 
 // guardedServer is a server on TCP with a key for each grant, and the keys.
@@ -289,6 +290,67 @@ func TestPickledQueriesNeedTheScopeToDeploy(t *testing.T) {
 				t.Errorf("the model's side reads the head %s", head)
 			}
 		})
+	}
+}
+
+// Whoever may only ask learns of a model's error what he would over HTTP: no lines of
+// its code, unless its config shows them, and nothing that is to be unpickled.
+func TestWhoMayOnlyAskSeesNoTracebackAndNoPickle(t *testing.T) {
+	for name, c := range map[string]struct {
+		who               string
+		expose, noPickle  bool
+		traceback, pickle bool
+	}{
+		"query": {who: "query"}, "query, exposed": {who: "query", expose: true, traceback: true},
+		"admin": {who: "admin", traceback: true, pickle: true}, "admin without pickles": {who: "admin", noPickle: true, traceback: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := &syncBuffer{}
+			s := guarded(t, Options{NoPickle: c.noPickle, Logger: slog.New(slog.NewJSONHandler(log, nil))}, everyone)
+			b := newFake("m")
+			b.config.ExposeTraceback = c.expose
+			b.respond = func(call *serving.Call) {
+				call.Err = &serving.ModelError{Backend: "m", Type: "ValueError", Message: "bad", Traceback: "line 1 of secret.py", Pickle: []byte("PICKLED"), Status: 500}
+			}
+			s.deploy(t, b)
+			l := s.linkOf(t, c.who)
+			l.send(t, ask(nil, 1, 0, "e", "", "", `{"encoding":"json"}`, "x"))
+			_, code, payload := l.answer(t)
+			if code != wire.ErrorCode || !strings.Contains(payload, `"ValueError"`) || strings.Contains(payload, "secret.py") != c.traceback || strings.Contains(payload, "PICKLED") != c.pickle {
+				t.Errorf("by link: code %d, %s", code, payload)
+			}
+			status, said := s.call(t, c.who, "POST", "/v1/endpoints/e/query", `{"data":1}`)
+			if status != 500 || !strings.Contains(said, "ValueError") || strings.Contains(said, "secret.py") != c.traceback {
+				t.Errorf("by POST: %d %s", status, said)
+			}
+			if strings.Contains(log.String(), "secret.py") == c.traceback {
+				t.Errorf("the log is %s", log)
+			}
+			b.mu.Lock()
+			b.respond = func(call *serving.Call) { call.Response = serving.Response{Format: serving.Pickle, Body: []byte("PICKLED")} }
+			b.mu.Unlock()
+			l.send(t, ask(nil, 2, 0, "e", "", "", `{"encoding":"json"}`, "x"))
+			if _, code, payload := l.answer(t); strings.Contains(payload, "PICKLED") != c.pickle || (code == wire.ErrorCode) == c.pickle {
+				t.Errorf("a pickled answer: code %d, %s", code, payload)
+			}
+		})
+	}
+}
+
+func TestAQueryThatIsNestedTooDeeplyIsRefused(t *testing.T) {
+	s := guarded(t, Options{}, everyone)
+	b := newFake("m")
+	b.respond = echo
+	s.deploy(t, b)
+	deep := func(n int) string { return `{"data":` + strings.Repeat("[", n) + strings.Repeat("]", n) + `,"kwargs":{}}` }
+	l := s.linkOf(t, "query")
+	l.send(t, ask(nil, 1, 0, "e", "", "", `{"encoding":"json"}`, deep(600)), ask(nil, 2, 0, "e", "", "", `{"encoding":"json"}`, deep(400)))
+	l.wantRefusal(t, 1, serving.InvalidArgument)
+	if ref, _, payload := l.answer(t); ref != 2 || payload != deep(400) {
+		t.Errorf("answer %d is %.100s", ref, payload)
+	}
+	if status, said := s.call(t, "query", "POST", "/v1/endpoints/e/query", deep(600)); status != 400 || !strings.Contains(said, "nested too deeply") {
+		t.Errorf("by POST: %d %s", status, said)
 	}
 }
 

@@ -43,6 +43,7 @@ type link struct {
 	log   *slog.Logger
 	in    *bufio.Reader
 	names map[string]string // see name
+	held  int               // what a frame that arrives is counted as
 
 	lastHead headCache
 
@@ -129,6 +130,7 @@ func (l *link) serve() {
 	writer.Go(l.write)
 	defer writer.Wait()
 	defer l.abandon() // also if a backend panics: net/http lives on, and so must the rest
+	defer l.giveBack()
 	l.logEnd(l.read())
 }
 

@@ -165,6 +165,9 @@ func (c *linkClient) wantEnd(t testing.TB) {
 
 func echo(c *serving.Call) {
 	c.Response = serving.Response{Format: serving.Pickle, Body: c.Args.Payload}
+	if bytes.HasPrefix(c.Args.Head, []byte(`{"encoding":"json"`)) { // as the worker does
+		c.Response.Format = serving.JSON
+	}
 }
 
 func later(b *fakeBackend, respond func(*serving.Call)) *laterBackend {

@@ -49,7 +49,7 @@ func FuzzReadFrame(f *testing.F) {
 		in, blocks := bufio.NewReaderSize(bytes.NewReader(stream), 16), func() {}
 		same := bytes.NewReader(stream)
 		for {
-			kind, body, err := readFrame(in, blocks)
+			kind, body, err := readFrame(in, blocks, nil)
 			if err != nil {
 				return // wire.Read may take longer frames to fail in another way
 			}

@@ -46,12 +46,21 @@ func (t *together) submit(endpoint *serving.Endpoint) error {
 		q := &t.queries[i]
 		if !taken {
 			t.link.refuse(q.ref, batch.ErrDraining)
-		} else if err := endpoint.Submit(&q.call); err != nil {
+		} else if err := q.submit(endpoint); err != nil {
 			q.fail(err)
 		}
 	}
 	t.startTimer()
 	return nil
+}
+
+func (q *query) submit(endpoint *serving.Endpoint) error {
+	if q.together.link.plain { // it is JSON, then
+		if err := checkDepth(q.call.Args.Payload); err != nil {
+			return err
+		}
+	}
+	return endpoint.Submit(&q.call)
 }
 
 // register makes the queries pending, unless the link takes no more.
@@ -154,12 +163,17 @@ func (q *query) close() bool {
 func finished(c *serving.Call) {
 	q := c.Context.(*query)
 	if c.Err != nil {
-		q.fail(c.Err)
+		q.failed(c)
 		return
 	}
 	format := c.Response.Format
 	switch format {
-	case serving.JSON, serving.Text, serving.Bytes, serving.Pickle:
+	case serving.JSON, serving.Text, serving.Bytes:
+	case serving.Pickle:
+		if q.together.link.plain {
+			q.fail(serving.Errorf(serving.Internal, "the backend answered a query in JSON with a pickle"))
+			return
+		}
 	case serving.Full:
 		format = formatOf(c.Response.Header)
 	default:
@@ -182,6 +196,21 @@ func formatOf(h http.Header) serving.Format {
 }
 
 func (q *query) fail(err error) { q.answer(wire.ErrorCode, errorPayload(err)) }
+
+// failed answers with the error of a query that a backend took: all of it for whoever
+// may deploy there, and to others what they would be told over HTTP.
+func (q *query) failed(c *serving.Call) {
+	l := q.together.link
+	p := serving.Describe(c.Err)
+	if !l.front.seesTraceback(l.who, c) {
+		p.Traceback = ""
+		l.front.failures.Tell("", c)
+	}
+	if l.plain {
+		p.Pickle = nil
+	}
+	q.answer(wire.ErrorCode, problemPayload(p))
+}
 
 // answer sends the query's answer, if it has none yet.
 func (q *query) answer(code uint8, payload []byte) {

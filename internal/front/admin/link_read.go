@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"time"
 	"unicode/utf8"
@@ -19,10 +18,6 @@ import (
 
 const (
 	linkReadBuffer = 64 << 10
-	// believed is the size up to which a frame's length is trusted before its
-	// bytes are there. Longer ones grow as they come, so that a client cannot
-	// take memory with a number.
-	believed = 1 << 20
 	// maxNames bounds the names that a link remembers.
 	maxNames = 256
 	// queryFixed is the length of a QUERY body's fields of fixed length, and
@@ -45,7 +40,7 @@ func malformed(format string, args ...any) error {
 // read serves frames until the connection ends or one is malformed.
 func (l *link) read() error {
 	for {
-		kind, body, err := readFrame(l.in, l.endBurst)
+		kind, body, err := readFrame(l.in, l.endBurst, l.hold)
 		if err != nil {
 			return err
 		}
@@ -61,10 +56,27 @@ func (l *link) read() error {
 		default:
 			err = malformed("a client does not send frames of kind %d", kind)
 		}
+		l.giveBack() // the queues have counted it
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// hold counts memory of a large frame that is arriving; giveBack counts it no more.
+func (l *link) hold(n int) error {
+	err := l.front.opts.Arriving.Take(n)
+	if err == nil {
+		l.held += n
+	} else {
+		l.front.opts.Refused("inflight_bytes")
+	}
+	return err
+}
+
+func (l *link) giveBack() {
+	l.front.opts.Arriving.Give(l.held)
+	l.held = 0
 }
 
 // beginBurst and endBurst enclose the time in which the reader works through
@@ -98,7 +110,8 @@ func (l *link) endBurst() {
 
 // readFrame reads one frame into memory of its own. beforeBlocking is called
 // before it may have to wait for the client.
-func readFrame(in *bufio.Reader, beforeBlocking func()) (wire.Kind, []byte, error) {
+// hold is as in [wire.ReadBytes].
+func readFrame(in *bufio.Reader, beforeBlocking func(), hold func(more int) error) (wire.Kind, []byte, error) {
 	if in.Buffered() < wire.HeaderSize {
 		beforeBlocking()
 	}
@@ -120,26 +133,11 @@ func readFrame(in *bufio.Reader, beforeBlocking func()) (wire.Kind, []byte, erro
 	if in.Buffered() < size {
 		beforeBlocking()
 	}
-	body, err := readBytes(in, size)
-	return kind, body, err
-}
-
-// readBytes reads exactly size bytes.
-func readBytes(in io.Reader, size int) ([]byte, error) {
-	body := make([]byte, min(size, believed))
-	read := 0
-	for {
-		n, err := io.ReadFull(in, body[read:])
-		if read += n; err != nil {
-			return nil, malformed("the connection ended within a frame: %d of %d bytes came: %v", read, size, err)
-		}
-		if read == size {
-			return body, nil
-		}
-		grown := make([]byte, min(size, 2*len(body)))
-		copy(grown, body)
-		body = grown
+	body, read, err := wire.ReadBytes(in, size, hold)
+	if _, full := errors.AsType[*serving.Error](err); err != nil && !full {
+		err = malformed("the connection ended within a frame: %d of %d bytes came: %v", read, size, err)
 	}
+	return kind, body, err
 }
 
 // queryFrame is a QUERY. Its parts alias the frame.

@@ -215,8 +215,9 @@ func (l *link) hangUp() {
 }
 
 // errorPayload writes an error as docs/protocol.md wants it for an api query.
-func errorPayload(err error) []byte {
-	p := serving.Describe(err)
+func errorPayload(err error) []byte { return problemPayload(serving.Describe(err)) }
+
+func problemPayload(p serving.Problem) []byte {
 	object := wire.ErrorObject{Type: string(p.Code), Message: p.Message, Traceback: p.Traceback, Status: p.Status}
 	if len(p.Header) > 0 {
 		object.Headers = make(map[string]string, len(p.Header))

@@ -38,9 +38,29 @@ func Listen(address string, guarded bool, secure *tls.Config) (net.Listener, err
 		return nil, fmt.Errorf("listening for admin calls: %w", err)
 	}
 	if secure != nil {
-		return tls.NewListener(l, secure), nil
+		return secured{tls.NewListener(l, secure), l, secure}, nil
 	}
 	return l, nil
+}
+
+// secured is a listener of TLS connections that remembers what it is made of, since
+// connections are counted beneath TLS.
+type secured struct {
+	net.Listener
+	plain  net.Listener
+	config *tls.Config
+}
+
+// counted returns a listener with no more connections than the front takes. Unix
+// sockets are their owner's, who may have as many as he likes.
+func (f *Front) counted(l net.Listener) net.Listener {
+	if s, ok := l.(secured); ok {
+		return tls.NewListener(f.connections.Listen(s.plain), s.config)
+	}
+	if l.Addr().Network() == "unix" {
+		return l
+	}
+	return f.connections.Listen(l)
 }
 
 // ListenUnix listens on a Unix socket that only its owner can open. It makes

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/shoalserve/shoal/batch"
+	"github.com/shoalserve/shoal/internal/front/problem"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -52,7 +53,7 @@ func (f *Front) query(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var spec QuerySpec
-	if err := decode(w, r, maxQuery, &spec); err != nil {
+	if err := f.decode(w, r, maxQuery, &spec); err != nil {
 		return err
 	}
 	if spec.Timeout < 0 {
@@ -65,11 +66,27 @@ func (f *Front) query(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return serving.Errorf(serving.InvalidArgument, "the query cannot be written as JSON: %v", err)
 	}
-	call := &serving.Call{Origin: batch.API, Args: args, Caller: cmp.Or(callerOf(identityOf(r)), spec.Caller), Priority: spec.Priority}
-	if err := compute(r.Context(), endpoint, call, limit{arrived, time.Duration(spec.Timeout)}); err != nil {
+	if err := checkDepth(args.Payload); err != nil {
 		return err
 	}
+	call := &serving.Call{Origin: batch.API, Args: args, Caller: cmp.Or(callerOf(identityOf(r)), spec.Caller), Priority: spec.Priority}
+	err = compute(r.Context(), endpoint, call, limit{arrived, time.Duration(spec.Timeout)})
+	if err != nil {
+		return f.failQuery(w, r, call, err)
+	}
 	f.writeResponse(w, r, call.Response)
+	return nil
+}
+
+// failQuery answers with a query's error, or returns it, as far as the caller sees it.
+func (f *Front) failQuery(w http.ResponseWriter, r *http.Request, call *serving.Call, err error) error {
+	p := problem.Of(err)
+	if p.Traceback == "" || f.seesTraceback(identityOf(r), call) {
+		return err
+	}
+	f.failures.Tell("", call)
+	p.Traceback = ""
+	f.writeProblem(w, r, p)
 	return nil
 }
 

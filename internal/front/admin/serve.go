@@ -35,7 +35,7 @@ func (f *Front) Serve(ctx context.Context, l net.Listener) error {
 		ErrorLog:    slog.NewLogLogger(f.opts.Logger.Handler(), slog.LevelWarn),
 	}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
+	go func() { served <- server.Serve(f.counted(l)) }()
 	select {
 	case err := <-served:
 		return errors.Join(fmt.Errorf("serving the admin API: %w", err), f.shutdown(ctx, server))

@@ -20,7 +20,7 @@ func (f *Front) verify(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var spec serving.VerifySpec
-	if err := decode(w, r, maxQuery, &spec); err != nil {
+	if err := f.decode(w, r, maxQuery, &spec); err != nil {
 		return err
 	}
 	if len(spec.Items) == 0 {

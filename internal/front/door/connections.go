@@ -37,7 +37,8 @@ const (
 	logEvery = 10 * time.Second
 )
 
-// NewConnections returns a bound. Those that are too many are told what say holds;
+// NewConnections returns a bound. Those that are too many are told what say holds, if
+// anything;
 // refused is called for each of them.
 func NewConnections(limit int64, say []byte, refused func(), log *slog.Logger) *Connections {
 	return &Connections{limit: limit, say: say, refused: refused, log: log, logged: rate.Sometimes{Interval: logEvery}, telling: make(chan struct{}, tellAtOnce)}
@@ -65,6 +66,10 @@ func (c *Connections) Leave() { c.open.Add(-1) }
 
 // turnAway closes a connection, and tells why if it may take the time.
 func (c *Connections) turnAway(conn net.Conn) {
+	if len(c.say) == 0 {
+		_ = conn.Close()
+		return
+	}
 	select {
 	case c.telling <- struct{}{}:
 	default:

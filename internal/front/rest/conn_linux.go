@@ -4,6 +4,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/shoalserve/shoal/internal/front/door"
 )
 
 // conn is one connection of a loop. While nothing is under way it is little more
@@ -142,11 +144,11 @@ func (c *conn) hasLeft() (left, broken bool) {
 func (x *flight) room() ([]byte, error) {
 	body := x.kept.request.Body
 	if len(body) == cap(body) {
-		room := roomFor(len(body), x.length, firstRoom)
+		room := door.RoomFor(len(body), x.length, firstRoom)
 		if err := x.hold(room - cap(body)); err != nil {
 			return nil, err
 		}
-		body = grown(body, room)
+		body = door.Grown(body, room)
 		x.kept.request.Body = body
 	}
 	return body[len(body):min(cap(body), x.length)], nil

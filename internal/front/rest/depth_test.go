@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/shoalserve/shoal/internal/front/problem"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -15,12 +16,12 @@ func TestABodyThatIsNestedTooDeeplyIsRefused(t *testing.T) {
 		body   string
 		status int
 	}{
-		"as deep as it may be": {nested(maxDepth), 200},
-		"too deep":             {nested(maxDepth + 1), 400},
-		"objects":              {strings.Repeat(`{"a":`, maxDepth+1) + "1" + strings.Repeat("}", maxDepth+1), 400},
-		"wide":                 {"[" + strings.Repeat("[],", 2*maxDepth) + "[]]", 200},
-		"in a text":            {`"` + strings.Repeat("[", 2*maxDepth) + `"`, 200},
-		"behind an escape":     {`["\"",` + nested(maxDepth) + `]`, 400},
+		"as deep as it may be": {nested(problem.MaxDepth), 200},
+		"too deep":             {nested(problem.MaxDepth + 1), 400},
+		"objects":              {strings.Repeat(`{"a":`, problem.MaxDepth+1) + "1" + strings.Repeat("}", problem.MaxDepth+1), 400},
+		"wide":                 {"[" + strings.Repeat("[],", 2*problem.MaxDepth) + "[]]", 200},
+		"in a text":            {`"` + strings.Repeat("[", 2*problem.MaxDepth) + `"`, 200},
+		"behind an escape":     {`["\"",` + nested(problem.MaxDepth) + `]`, 400},
 		"far too deep":         {nested(100_000), 400},
 	} {
 		t.Run(name, func(t *testing.T) {

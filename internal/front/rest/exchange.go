@@ -254,7 +254,7 @@ func (f *Front) answer(w http.ResponseWriter, q *query, c *serving.Call, exposeT
 	if c.Err == nil {
 		return q.respond(w, &c.Response)
 	}
-	f.failures.tell(q.request.ID, c)
+	f.failures.Tell(q.request.ID, c)
 	return fail(w, q.request.ID, c.Err, exposeTraceback)
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/front/door"
+	"github.com/shoalserve/shoal/internal/front/problem"
 	"github.com/shoalserve/shoal/internal/serving"
 	"github.com/shoalserve/shoal/internal/telemetry"
 )
@@ -53,6 +54,8 @@ type Options struct {
 	// MaxInflightBytes bounds the memory of all bodies that are still arriving.
 	// Default 1 GiB.
 	MaxInflightBytes int64
+	// Arriving, if given, counts them with what arrives elsewhere.
+	Arriving *door.Bytes
 	// MaxConnections bounds the connections that are open. Default 10,000.
 	MaxConnections int
 }
@@ -65,7 +68,7 @@ func (o Options) withDefaults(r *serving.Registry) Options {
 	o.IdleTimeout = cmp.Or(o.IdleTimeout, 120*time.Second)
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, 60*time.Second)
 	o.ShutdownTimeout = cmp.Or(o.ShutdownTimeout, 30*time.Second)
-	o.MaxInflightBytes = cmp.Or(o.MaxInflightBytes, 1<<30)
+	o.MaxInflightBytes = cmp.Or(o.MaxInflightBytes, door.DefaultBytes)
 	o.MaxConnections = cmp.Or(o.MaxConnections, 10_000)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -86,7 +89,7 @@ type Front struct {
 	metrics  *telemetry.Routes
 	own      *http.ServeMux // the paths of the server itself
 	ready    *readiness
-	failures failures
+	failures *problem.Failures
 	draining atomic.Bool
 	date     dateText
 	unsent   atomic.Int64 // bytes of answers that wait for clients to read
@@ -103,11 +106,17 @@ var errUnsent = errors.New("too many bytes wait for clients that do not read")
 // New returns a Front for what is deployed in r.
 func New(r *serving.Registry, opts Options) *Front {
 	opts = opts.withDefaults(r)
-	f := &Front{registry: r, opts: opts, metrics: opts.Metrics.Routes(), ready: newReadiness(opts.Prober), failures: failures{log: opts.Logger}}
+	f := &Front{registry: r, opts: opts, metrics: opts.Metrics.Routes(), ready: newReadiness(opts.Prober), failures: problem.NewFailures(opts.Logger)}
 	f.own = f.ownPaths()
-	f.arriving = door.NewBytes(opts.MaxInflightBytes)
+	if f.arriving = opts.Arriving; f.arriving == nil {
+		f.arriving = door.NewBytes(opts.MaxInflightBytes)
+	}
 	refused := func() { opts.Metrics.Refused("http", "connections") }
-	f.connections = door.NewConnections(int64(opts.MaxConnections), tooManyConnections(), refused, opts.Logger)
+	say := tooManyConnections()
+	if opts.TLS != nil { // it could not be told before a handshake, which is what costs
+		say = nil
+	}
+	f.connections = door.NewConnections(int64(opts.MaxConnections), say, refused, opts.Logger)
 	opts.Metrics.WatchHTTP(f.connections.Open, f.arriving.Held)
 	return f
 }

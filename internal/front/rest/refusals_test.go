@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/shoalserve/shoal/batch"
+	"github.com/shoalserve/shoal/internal/front/problem"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -108,7 +109,7 @@ func TestMalformedJSON(t *testing.T) {
 		{"not UTF-8", "[\"\xff\"]", 2, 1, 3},
 		{"a line break in a text", "\"a\nb\"", 2, 1, 3},
 		{"NaN", "[NaN]", 1, 1, 2},
-		{"a deep nest", strings.Repeat("[", 20_000), maxDepth, 1, maxDepth + 1},
+		{"a deep nest", strings.Repeat("[", 20_000), problem.MaxDepth, 1, problem.MaxDepth + 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, kind := range []string{"application/json", "application/JSON; charset=utf-8", "application/problem+json"} {

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/shoalserve/shoal/internal/front/door"
+	"github.com/shoalserve/shoal/internal/front/problem"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -61,14 +61,14 @@ func (f *Front) body(w http.ResponseWriter, r *http.Request) (body []byte, held 
 	case n > f.opts.MaxBodyBytes:
 		return nil, 0, &http.MaxBytesError{Limit: f.opts.MaxBodyBytes}
 	case n > 0:
-		body, held, err = readBody(r.Body, int(n), firstRoom, f.arriving)
+		body, held, err = f.arriving.Read(r.Body, int(n), firstRoom)
 		if err == nil && len(body) < int(n) {
 			err = io.ErrUnexpectedEOF
 		}
 		return body, held, err
 	}
 	// Its length is not known; one byte more than is allowed would be an error.
-	body, held, err = readBody(http.MaxBytesReader(w, r.Body, f.opts.MaxBodyBytes), int(f.opts.MaxBodyBytes)+1, firstGuess, f.arriving)
+	body, held, err = f.arriving.Read(http.MaxBytesReader(w, r.Body, f.opts.MaxBodyBytes), int(f.opts.MaxBodyBytes)+1, firstGuess)
 	if cap(body) > 2*len(body) { // it may wait for long
 		body = bytes.Clone(body)
 	}
@@ -81,38 +81,6 @@ const (
 	// firstGuess is the same where nobody said how large it is.
 	firstGuess = 4 << 10
 )
-
-// roomFor is how much room a body of n bytes in all gets, of which some have come, in
-// proportion to these: to announce a body takes no memory.
-func roomFor(come, n, first int) int { return min(n, max(first, 4*come)) }
-
-// grown returns a body with more room.
-func grown(body []byte, room int) []byte {
-	more := make([]byte, len(body), room)
-	copy(more, body)
-	return more
-}
-
-// readBody reads a body up to its end, or n bytes of it. What it holds is counted as
-// arriving.
-func readBody(from io.Reader, n, first int, arriving *door.Bytes) (body []byte, held int, err error) {
-	for len(body) < n {
-		if len(body) == cap(body) {
-			room := roomFor(len(body), n, first)
-			if err := arriving.Take(room - held); err != nil {
-				return body, held, err
-			}
-			held, body = room, grown(body, room)
-		}
-		more, err := from.Read(body[len(body):cap(body)])
-		if body = body[:len(body)+more]; err == io.EOF {
-			break
-		} else if err != nil {
-			return body, held, err
-		}
-	}
-	return body, held, nil
-}
 
 // jsonError says where a body is not JSON.
 type jsonError struct {
@@ -140,43 +108,13 @@ func checkJSON(method, contentType string, body []byte) error {
 	if contentType == "" || (len(body) == 0 && (method == http.MethodGet || method == http.MethodHead)) || !isJSON(contentType) {
 		return nil
 	}
-	if at := tooDeep(body); at >= 0 {
-		reason := fmt.Sprintf("nested too deeply, at most %d levels of lists and objects are possible", maxDepth)
-		return wrongAt(body, at, reason)
+	if at := problem.TooDeep(body); at >= 0 {
+		return wrongAt(body, at, problem.DeepReason)
 	}
 	if json.Valid(body) && utf8.Valid(body) {
 		return nil
 	}
 	return explainJSON(body)
-}
-
-// maxDepth is how deeply a body may be nested: less than what makes Python's decoder
-// give up, within a batch that holds others' queries.
-const maxDepth = 500
-
-// tooDeep returns where lists and objects are nested too deeply, -1 if they are not.
-// Nearly all bodies have too few of them.
-func tooDeep(body []byte) int {
-	if bytes.Count(body, []byte{'['})+bytes.Count(body, []byte{'{'}) <= maxDepth {
-		return -1
-	}
-	depth, inString := 0, false
-	for i := 0; i < len(body); i++ {
-		switch c := body[i]; {
-		case inString && c == '\\':
-			i++ // whatever is escaped
-		case c == '"':
-			inString = !inString
-		case inString:
-		case c == '[' || c == '{':
-			if depth++; depth > maxDepth {
-				return i
-			}
-		case c == ']' || c == '}':
-			depth--
-		}
-	}
-	return -1
 }
 
 func isJSON(contentType string) bool {

@@ -1,4 +1,4 @@
-package rest
+package problem
 
 import (
 	"bytes"
@@ -23,14 +23,14 @@ func (n named) Name() string { return n.name }
 func TestAModelThatAlwaysFailsDoesNotFloodTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		f := &failures{log: slog.New(slog.NewJSONHandler(&out, nil))}
+		f := NewFailures(slog.New(slog.NewJSONHandler(&out, nil)))
 		fail := func(backend string, times int) (said []map[string]any) {
 			t.Helper()
 			out.Reset()
 			var failing sync.WaitGroup
 			for range times {
 				failing.Go(func() {
-					f.tell("id", &serving.Call{Backend: named{name: backend}, Err: &serving.ModelError{Message: "bad", Traceback: "line 1"}})
+					f.Tell("id", &serving.Call{Backend: named{name: backend}, Err: &serving.ModelError{Message: "bad", Traceback: "line 1"}})
 				})
 			}
 			failing.Wait()

@@ -1,4 +1,4 @@
-package rest
+package problem
 
 import (
 	"errors"
@@ -12,13 +12,16 @@ import (
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
-// failures tells the operator what callers are not told: of each backend the
+// Failures tells the operator what callers are not told: of each backend the
 // first failures whole, and then one now and again with how many came between.
-// The metrics count them all.
-type failures struct {
+// The metrics count them all. It may be used by any goroutine.
+type Failures struct {
 	log      *slog.Logger
 	backends sync.Map // of string to *backendFailures
 }
+
+// NewFailures returns Failures that go to a log.
+func NewFailures(log *slog.Logger) *Failures { return &Failures{log: log} }
 
 const (
 	firstFailures   = 10
@@ -31,7 +34,8 @@ type backendFailures struct {
 	suppressed atomic.Int64
 }
 
-func (f *failures) tell(id string, c *serving.Call) {
+// Tell tells of a call that is done and failed. id is the request's; it may be empty.
+func (f *Failures) Tell(id string, c *serving.Call) {
 	name := c.Backend.Name()
 	found, ok := f.backends.Load(name)
 	if !ok {
@@ -41,7 +45,10 @@ func (f *failures) tell(id string, c *serving.Call) {
 	told := false
 	b.sometimes.Do(func() {
 		told = true
-		args := []any{"request", id, "backend", name, "error", c.Err}
+		args := []any{"backend", name, "error", c.Err}
+		if id != "" {
+			args = append(args, "request", id)
+		}
 		if model, ok := errors.AsType[*serving.ModelError](c.Err); ok && model.Traceback != "" {
 			args = append(args, "traceback", model.Traceback)
 		}
