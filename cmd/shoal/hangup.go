@@ -67,6 +67,6 @@ func (h *hangups) act(ctx context.Context, shutDown func(), s *server.Server, lo
 		log.Info("the terminal was closed: stopping; start the server with nohup for it to go on")
 		shutDown()
 	default:
-		_, _ = s.Reload(ctx, false) // which logs how it went
+		s.ReloadOnSignal(ctx)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/MicahParks/keyfunc/v3"
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/shoalserve/shoal/internal/serving"
@@ -39,6 +40,8 @@ type Options struct {
 	// Client fetches the keys of issuers. Default one with a timeout.
 	Client *http.Client
 	Now    func() time.Time
+
+	pause time.Duration // between two attempts to find an issuer's keys; for tests
 }
 
 // Authenticator knows the credentials of a server. It may be used by any
@@ -56,7 +59,8 @@ type state struct {
 	issuers      []*issuer
 	certificates map[string]*Identity // by subject
 	tokens       tokens
-	stop         context.CancelFunc // ends what the issuers began
+	cancel       context.CancelFunc // ends what the issuers began
+	finding      sync.WaitGroup     // of keys that could not be had yet
 	revoked      *atomic.Bool       // ends the identities of tokens
 }
 
@@ -71,6 +75,9 @@ func New(config Config, opts Options) (*Authenticator, error) {
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now
+	}
+	if opts.pause == 0 {
+		opts.pause = findPause
 	}
 	a := &Authenticator{opts: opts}
 	next, err := a.build(config)
@@ -133,17 +140,23 @@ func (a *Authenticator) Close() {
 func (a *Authenticator) OpenMetrics() bool { return a == nil || a.state.Load().config.OpenMetrics }
 
 func (a *Authenticator) build(config Config) (*state, error) {
-	ctx, stop := context.WithCancel(context.Background())
-	s := &state{config: config, keys: make(map[digest]*Identity), certificates: make(map[string]*Identity), stop: stop, revoked: new(atomic.Bool)}
-	err := errors.Join(s.addKeys(), s.addCertificates(), s.addIssuers(ctx, a.opts))
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &state{config: config, keys: make(map[digest]*Identity), certificates: make(map[string]*Identity), cancel: cancel, revoked: new(atomic.Bool)}
+	err := errors.Join(s.addKeys(), s.addCertificates(), s.addIssuers(ctx, a.opts, a.state.Load()))
 	if err == nil && len(s.keys)+len(s.issuers)+len(s.certificates) == 0 {
 		err = errors.New("auth: names no credential, so that nobody could get in; give keys, jwt or certificates, or leave it out")
 	}
 	if err != nil {
-		stop()
+		s.stop()
 		return nil, err
 	}
 	return s, nil
+}
+
+// stop ends the fetching of keys.
+func (s *state) stop() {
+	s.cancel()
+	s.finding.Wait()
 }
 
 func (s *state) addKeys() (err error) {
@@ -187,7 +200,10 @@ func checkName(name string) error {
 	return nil
 }
 
-func (s *state) addIssuers(ctx context.Context, opts Options) (err error) {
+// addIssuers finds the keys of the issuers. Where those cannot be had now, the ones
+// that are in force stay: an issuer that is down must not make a reload lock out
+// whoever comes with its tokens.
+func (s *state) addIssuers(ctx context.Context, opts Options, old *state) (err error) {
 	for _, c := range s.config.JWT {
 		i, wrong := newIssuer(ctx, c, opts)
 		if wrong != nil {
@@ -195,8 +211,26 @@ func (s *state) addIssuers(ctx context.Context, opts Options) (err error) {
 			continue
 		}
 		s.issuers = append(s.issuers, i)
+		if i.keys.Load() == nil {
+			i.keys.Store(old.keysOf(i))
+			s.finding.Go(func() { i.keepFinding(opts.pause) }) // ends with ctx
+		}
 	}
 	return err
+}
+
+// keysOf returns the keys that a state has of an issuer who has them in the same
+// place; nil if it has none.
+func (s *state) keysOf(of *issuer) *keyfunc.Keyfunc {
+	if s == nil {
+		return nil
+	}
+	for _, i := range s.issuers {
+		if i.fetches() && i.Issuer.Issuer == of.Issuer.Issuer && i.JWKSURL == of.JWKSURL {
+			return i.keys.Load()
+		}
+	}
+	return nil
 }
 
 // keep takes over the identities of another state that are still the same, so that
@@ -321,6 +355,10 @@ func (a *Authenticator) certificate(state *tls.ConnectionState) (*Identity, erro
 	known := a.state.Load().certificates
 	for _, name := range certificateNames(state) {
 		if who := known[name]; who != nil {
+			// The handshake was long ago, perhaps.
+			if who = who.until(certificateEnd(state)); who.Ended(a.opts.Now()) {
+				return nil, Expired()
+			}
 			return who, nil
 		}
 	}

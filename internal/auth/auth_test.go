@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -138,6 +139,31 @@ func TestACertificateIsAnIdentityOnlyWhenItWasVerified(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// A connection may outlive the certificate that it was opened with.
+func TestACertificatesIdentityEndsWithIt(t *testing.T) {
+	var now atomic.Int64
+	config := Config{Certificates: map[string]Certificate{"alice": {Grant: Grant{Scopes: []Scope{Query}}}}}
+	a := open(t, config, Options{Now: func() time.Time { return start.Add(time.Duration(now.Load())) }})
+	leaf := &x509.Certificate{Subject: pkix.Name{CommonName: "alice"}, NotAfter: start.Add(time.Hour)}
+	above := &x509.Certificate{NotAfter: start.Add(time.Minute)}
+	r := request()
+	r.TLS = &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{leaf, above}}}
+	who, err := a.Request(r)
+	if err != nil || who.Ended(start) || !who.Ended(start.Add(time.Minute)) {
+		t.Fatalf("got %v, %v, which ends at another time", who, err)
+	}
+	now.Store(int64(time.Minute))
+	if _, err := a.Request(r); reasonOf(err) != "expired" {
+		t.Errorf("after its end: %v", err)
+	}
+	if err := a.Reload(Config{Certificates: map[string]Certificate{"bob": config.Certificates["alice"]}}); err != nil {
+		t.Fatal(err)
+	}
+	if !who.Ended(start) {
+		t.Error("an identity that was taken away lives on")
 	}
 }
 

@@ -88,6 +88,17 @@ func (i *Identity) Ended(now time.Time) bool {
 	return i.revoked.Load() || (!i.expires.IsZero() && !now.Before(i.expires))
 }
 
+// until returns the same identity, which ends at a moment at the latest. To take it
+// away takes away both.
+func (i *Identity) until(end time.Time) *Identity {
+	limited := *i
+	limited.expires = end
+	return &limited
+}
+
+// Ends reports whether the identity can end.
+func (i *Identity) Ends() bool { return i.Kind != "socket" && i.Kind != "token" }
+
 // String names the identity for logs.
 func (i *Identity) String() string { return i.Kind + ":" + i.Name }
 
@@ -105,6 +116,17 @@ type Certificate struct {
 	// Subject is the certificate's common name, or one of its alternative names:
 	// DNS name, URI or e-mail address.
 	Subject string `json:"subject"`
+}
+
+// certificateEnd is when a verified certificate, or one of those that vouch for it, is over.
+func certificateEnd(state *tls.ConnectionState) time.Time {
+	end := state.VerifiedChains[0][0].NotAfter
+	for _, c := range state.VerifiedChains[0] {
+		if c.NotAfter.Before(end) {
+			end = c.NotAfter
+		}
+	}
+	return end
 }
 
 // certificateNames are the names that a verified certificate is known by.

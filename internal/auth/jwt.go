@@ -67,8 +67,7 @@ type issuer struct {
 	log    *slog.Logger
 	client *http.Client
 	ctx    context.Context // ends the refreshing of keys
-	keys   atomic.Pointer[keyfunc.Keyfunc]
-	finder *rate.Limiter
+	keys   atomic.Pointer[keyfunc.Keyfunc] // nil: they cannot be had yet
 }
 
 func newIssuer(ctx context.Context, c Issuer, opts Options) (*issuer, error) {
@@ -94,7 +93,7 @@ func newIssuer(ctx context.Context, c Issuer, opts Options) (*issuer, error) {
 	if c.ScopeClaim == "" {
 		c.ScopeClaim = "scope"
 	}
-	i := &issuer{Issuer: c, ctx: ctx, log: opts.Logger, client: opts.Client, finder: rate.NewLimiter(rate.Every(findPause), 1)}
+	i := &issuer{Issuer: c, ctx: ctx, log: opts.Logger, client: opts.Client}
 	i.parser = jwt.NewParser(jwt.WithValidMethods(c.Algorithms), jwt.WithIssuer(c.Issuer), jwt.WithAudience(c.Audience),
 		jwt.WithExpirationRequired(), jwt.WithLeeway(leeway), jwt.WithTimeFunc(opts.Now))
 	return i, i.open()
@@ -134,10 +133,30 @@ func (i *issuer) open() error {
 			break
 		}
 	}
-	if err := i.find(i.ctx); err != nil {
+	if err := i.find(); err != nil {
 		i.log.Warn("the keys of an issuer of tokens cannot be had yet", "issuer", i.Issuer.Issuer, "error", err)
 	}
 	return nil
+}
+
+// keepFinding looks for the keys again and again until it has them. Whoever comes with
+// a token has no part in it: strangers could spend the attempts.
+func (i *issuer) keepFinding(pause time.Duration) {
+	timer := time.NewTicker(pause)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-i.ctx.Done():
+			return
+		}
+		err := i.find()
+		if err == nil {
+			i.log.Info("the keys of an issuer of tokens were found", "issuer", i.Issuer.Issuer)
+			return
+		}
+		i.log.Debug("the keys of an issuer of tokens cannot be had yet", "issuer", i.Issuer.Issuer, "error", err)
+	}
 }
 
 // isLoopback reports whether a URL leads to this machine, which tests need.
@@ -195,8 +214,8 @@ func (k staticKey) VerificationKeySet(context.Context) (jwt.VerificationKeySet, 
 
 const (
 	fetchTimeout = 10 * time.Second
-	// findPause is the least time between two attempts to find an issuer's keys,
-	// and between two fetches because of a key that is not known: whoever sends
+	// findPause is the time between two attempts to find an issuer's keys, and the
+	// least between two fetches because of a key that is not known: whoever sends
 	// made-up tokens must not make this server ask the issuer for each.
 	findPause = 30 * time.Second
 	// refreshPause is the time after which keys are fetched again in any case.
@@ -208,19 +227,21 @@ const (
 var errNoKeys = errors.New("the keys of the token's issuer cannot be had at the moment")
 
 // find looks up where the issuer's keys are, and fetches them.
-func (i *issuer) find(ctx context.Context) error {
-	if !i.finder.Allow() {
-		return errNoKeys
-	}
+func (i *issuer) find() (err error) {
 	url := i.JWKSURL
 	if url == "" {
-		var err error
-		if url, err = i.discover(ctx); err != nil {
+		if url, err = i.discover(i.ctx); err != nil {
 			return err
 		}
 	}
 	strict := false
-	keys, err := keyfunc.NewDefaultOverrideCtx(i.ctx, []string{url}, keyfunc.Override{
+	ctx, cancel := context.WithCancel(i.ctx)
+	defer func() {
+		if err != nil {
+			cancel() // else what would refresh the keys lives on
+		}
+	}()
+	keys, err := keyfunc.NewDefaultOverrideCtx(ctx, []string{url}, keyfunc.Override{
 		Client: i.client, HTTPTimeout: fetchTimeout, RefreshInterval: refreshPause, NoErrorReturnFirstHTTPReq: &strict,
 		RefreshUnknownKID: rate.NewLimiter(rate.Every(findPause), 1), RateLimitWaitMax: fetchTimeout,
 		RefreshErrorHandlerFunc: func(url string) func(context.Context, error) {
@@ -273,13 +294,12 @@ func (i *issuer) fetches() bool { return i.JWKSFile == "" && i.PublicKeyFile == 
 func (i *issuer) verify(ctx context.Context, token string) (*Identity, error) {
 	keys := i.keys.Load()
 	if keys == nil {
-		if err := i.find(ctx); err != nil {
-			return nil, fmt.Errorf("%w: %w", errNoKeys, err)
-		}
-		keys = i.keys.Load()
+		return nil, errNoKeys
 	}
 	claims := jwt.MapClaims{}
-	if _, err := i.parser.ParseWithClaims(token, claims, (*keys).KeyfuncCtx(ctx)); err != nil {
+	// A fetch for a key that is not known is for all who come: it does not end when
+	// this one leaves, or strangers could spend the next half minute's.
+	if _, err := i.parser.ParseWithClaims(token, claims, (*keys).KeyfuncCtx(context.WithoutCancel(ctx))); err != nil {
 		return nil, err
 	}
 	name, _ := claims[i.NameClaim].(string)

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -10,13 +11,16 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -280,5 +284,114 @@ func TestAnIssuerThatIsDownIsNoReasonNotToStart(t *testing.T) {
 	claims["iss"] = p.URL
 	if _, err := a.Verify(t.Context(), sign(t, jwt.SigningMethodRS256, signer, claims, "one")); serving.Describe(err).Status != 503 {
 		t.Errorf("got %v", err)
+	}
+}
+
+// An issuer that is down while the config is read again must not lock out everybody.
+func TestAnIssuersKeysOutliveAReloadDuringItsOutage(t *testing.T) {
+	p := newProvider(t)
+	p.keys.Store(&map[string]*rsa.PublicKey{"one": &signer.PublicKey})
+	config := Config{JWT: []Issuer{{Issuer: p.URL, Audience: "shoal"}}}
+	a := open(t, config, Options{Now: func() time.Time { return start }, Client: p.Client(), pause: time.Millisecond})
+	claims := goodClaims()
+	claims["iss"] = p.URL
+	p.down.Store(true)
+	for i := range 3 {
+		if err := a.Reload(config); err != nil {
+			t.Fatal(err)
+		}
+		claims["sub"] = fmt.Sprint("alice ", i) // none that is remembered
+		if _, err := a.Verify(t.Context(), sign(t, jwt.SigningMethodRS256, signer, claims, "one")); err != nil {
+			t.Errorf("after reload %d: %v", i, err)
+		}
+	}
+	other := Config{JWT: []Issuer{{Issuer: "https://127.0.0.1:1", Audience: "shoal"}}}
+	if err := a.Reload(other); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Verify(t.Context(), sign(t, jwt.SigningMethodRS256, signer, claims, "one")); reasonOf(err) != "invalid" {
+		t.Errorf("the keys of an issuer who is gone: %v", err)
+	}
+}
+
+// Whoever comes with tokens spends none of the attempts to find an issuer's keys, and
+// those that fail leave nothing running.
+func TestAnIssuersKeysAreFoundWhenItIsBack(t *testing.T) {
+	p := newProvider(t)
+	p.keys.Store(&map[string]*rsa.PublicKey{"one": &signer.PublicKey})
+	p.down.Store(true)
+	a := open(t, Config{JWT: []Issuer{{Issuer: p.URL, Audience: "shoal"}}}, Options{Now: func() time.Time { return start }, Client: p.Client(), pause: time.Millisecond})
+	claims := goodClaims()
+	claims["iss"] = p.URL
+	token := sign(t, jwt.SigningMethodRS256, signer, claims, "one")
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 {
+		if _, err := a.Verify(gone, token); serving.Describe(err).Status != 503 {
+			t.Fatal(err)
+		}
+	}
+	p.down.Store(false)
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		if _, err := a.Verify(t.Context(), token); err == nil {
+			break
+		} else if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// failing is a transport that lets discovery through, and nothing else.
+type failing struct{ http.RoundTripper }
+
+func (f failing) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.HasSuffix(r.URL.Path, "/keys") {
+		return nil, errors.New("no route")
+	}
+	return f.RoundTripper.RoundTrip(r)
+}
+
+func TestAttemptsThatFailLeaveNothingRunning(t *testing.T) {
+	p := newProvider(t)
+	client := &http.Client{Transport: failing{p.Client().Transport}}
+	i, err := newIssuer(t.Context(), Issuer{Issuer: p.URL, Audience: "shoal"}, Options{Client: client, Logger: slog.New(slog.DiscardHandler), Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		if err := i.find(); err == nil {
+			t.Fatal("the keys were found")
+		}
+	}
+	for end := time.Now().Add(20 * time.Second); refreshing() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d goroutines refresh keys that were never found", refreshing())
+		}
+	}
+}
+
+// refreshing counts the goroutines that refresh keys.
+func refreshing() int {
+	stacks := make([]byte, 1<<20)
+	return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "jwkset.NewStorageFromHTTP")
+}
+
+// A client that leaves does not take the fetch with it, which comes once in a while only.
+func TestAFetchForAKeyIsForAllWhoCome(t *testing.T) {
+	second, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newProvider(t)
+	p.keys.Store(&map[string]*rsa.PublicKey{"one": &signer.PublicKey})
+	a := open(t, Config{JWT: []Issuer{{Issuer: p.URL, Audience: "shoal"}}}, Options{Now: func() time.Time { return start }, Client: p.Client()})
+	claims := goodClaims()
+	claims["iss"] = p.URL
+	p.keys.Store(&map[string]*rsa.PublicKey{"two": &second.PublicKey})
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, _ = a.Verify(gone, sign(t, jwt.SigningMethodRS256, signer, claims, "made up"))
+	if _, err := a.Verify(t.Context(), sign(t, jwt.SigningMethodRS256, second, claims, "two")); err != nil {
+		t.Errorf("the new key is not known: %v", err)
 	}
 }

@@ -78,16 +78,18 @@ func (d *document) syntax(err error) error {
 	return Errors{e}
 }
 
-// guards are the sections that keep others out, with what is wrong with an empty
-// one.
+// guards are the sections that keep others out, or keep watch, with what is wrong with
+// an empty one.
 var guards = map[string]string{
 	"auth": "auth: names no credential; give keys, jwt or certificates, or leave the section out to let everybody in",
 	"tls":  "tls: names no certificate; give cert and key, or leave the section out to serve in the clear",
+
+	"audit": "audit: names no file; give file, or leave the section out to have changes in the server's log",
 }
 
 // dropEmpty takes out sections without anything in them, such as one whose
-// lines are all commented out: they say nothing. Those of auth and tls stay, to
-// be refused: without them everybody might ask, and in the clear.
+// lines are all commented out: they say nothing. Those of auth, tls and audit
+// stay, to be refused: without them everybody might ask, in the clear, and unnoticed.
 func (d *document) dropEmpty() {
 	maps.DeleteFunc(d.value, func(name string, value any) bool { return value == nil && guards[name] == "" })
 	backends, _ := d.value["backends"].(map[string]any)

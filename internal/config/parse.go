@@ -58,7 +58,9 @@ func (p *parser) file() *File {
 	for _, path := range []*string{&file.TLS.Cert, &file.TLS.Key, &file.TLS.ClientCA} {
 		*path = p.path(*path)
 	}
-	file.Audit.File = p.path(raw.Audit.File)
+	if file.Audit.File = p.path(raw.Audit.File); file.Audit.File == "" && p.doc.value["audit"] != nil {
+		p.fail([]string{"audit", "file"}, false, "file must not be empty; leave the section out to have changes in the server's log")
+	}
 	if p.doc.value["auth"] != nil {
 		file.Auth = p.auth(raw.Auth)
 	}

@@ -40,6 +40,18 @@ func (s *Server) Reload(ctx context.Context, afresh bool) (admin.Reloaded, error
 	return done, nil
 }
 
+// ReloadOnSignal is Reload for whoever may send signals to the process. Like those by
+// the admin API, it is in the audit log; the log says how it went.
+func (s *Server) ReloadOnSignal(ctx context.Context) {
+	_, err := s.Reload(ctx, false)
+	line := []any{"change", "reload", "who", "", "by", "SIGHUP", "result", "done"}
+	if err != nil {
+		p := serving.Describe(err)
+		line = append(line[:len(line)-1], "failed", "code", string(p.Code), "error", p.Message)
+	}
+	s.auditLog().Info("audit", line...)
+}
+
 func (s *Server) reloadInTurn(ctx context.Context, afresh bool) (done admin.Reloaded, err error) {
 	if s.reload == nil {
 		return done, serving.Errorf(serving.InvalidArgument, "this server was started without a file: there is nothing to reload")

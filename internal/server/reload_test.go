@@ -210,3 +210,27 @@ func TestReloadsFollowEachOther(t *testing.T) {
 		t.Errorf("%d ran", running)
 	}
 }
+
+func TestAReloadOnASignalIsInTheAuditLog(t *testing.T) {
+	audit := filepath.Join(t.TempDir(), "audit.log")
+	r := start(t, func(o *Options) { o.AuditFile = audit })
+	fails := true
+	r.Reloading(func(context.Context, bool) (done admin.Reloaded, err error) {
+		if fails {
+			err = serving.Errorf(serving.InvalidArgument, "as the test wants it")
+		}
+		return done, err
+	})
+	r.ReloadOnSignal(t.Context())
+	fails = false
+	r.ReloadOnSignal(t.Context())
+	written, err := os.ReadFile(audit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(written)), "\n")
+	const head = `"msg":"audit","change":"reload","who":"","by":"SIGHUP","result":`
+	if len(lines) != 2 || !strings.Contains(lines[0], head+`"failed","code":"InvalidArgument","error":"as the test wants it"`) || !strings.Contains(lines[1], head+`"done"`) {
+		t.Errorf("the audit log is %s", written)
+	}
+}

@@ -47,6 +47,27 @@ func (f *Front) audit(r *http.Request, c call, err error) {
 	f.opts.Audit.Info("audit", line...)
 }
 
+// auditStranger writes a line about a call that would have changed something, of
+// somebody who is not known. There can be any number of these: no more than a few a
+// second are written down, and of the others how many they were.
+func (f *Front) auditStranger(r *http.Request, err error) {
+	_, pattern := f.mux.Handler(r)
+	c, known := f.calls[pattern]
+	if !known || c.change == "" {
+		return
+	}
+	if !f.strangers.Allow() {
+		f.unaudited.Add(1)
+		return
+	}
+	p := serving.Describe(err)
+	line := []any{"change", c.change, "who", "", "by", "nobody", "from", r.RemoteAddr, "path", r.URL.Path, "result", "failed", "code", string(p.Code), "error", p.Message}
+	if n := f.unaudited.Swap(0); n > 0 {
+		line = append(line, "suppressed", n)
+	}
+	f.opts.Audit.Info("audit", line...)
+}
+
 // keysOf are the keys of a JSON object.
 func keysOf(raw []byte) []string {
 	var object map[string]json.RawMessage

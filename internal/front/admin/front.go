@@ -6,7 +6,10 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/shoalserve/shoal/internal/artifact"
 	"github.com/shoalserve/shoal/internal/auth"
@@ -117,6 +120,10 @@ type Front struct {
 	failures *problem.Failures
 	started  time.Time
 	mux      *http.ServeMux
+	calls    map[string]call // by their patterns
+
+	strangers *rate.Limiter // lines about them in the audit log
+	unaudited atomic.Int64  // those that were too many
 
 	// draining ends when the server shuts down, with the reason as its cause.
 	draining context.Context
@@ -137,7 +144,17 @@ func New(opts Options) *Front {
 	refused := func() { f.opts.Refused("connections") }
 	f.connections = door.NewConnections(int64(f.opts.MaxConnections), nil, refused, f.opts.Logger)
 	f.draining, f.drain = context.WithCancelCause(context.Background())
-	for pattern, c := range map[string]call{
+	f.strangers = rate.NewLimiter(10, 100)
+	f.calls = f.allCalls()
+	for pattern, c := range f.calls {
+		f.mux.HandleFunc(pattern, f.handle(c))
+	}
+	return f
+}
+
+// allCalls are the calls of the admin API by the patterns of [http.ServeMux].
+func (f *Front) allCalls() map[string]call {
+	return map[string]call{
 		"GET /v1/status":                   {f.status, "", everybody},
 		"POST /v1/artifacts":               {f.upload, "upload artifact", deployers},
 		"PUT /v1/backends/{name}":          {f.deploy, "deploy backend", deployers},
@@ -160,8 +177,5 @@ func New(opts Options) *Front {
 
 		"DELETE /v1/endpoints/{name}/canary":       {f.abortCanary, "abort canary", deployers},
 		"POST /v1/endpoints/{name}/canary/promote": {f.promoteCanary, "promote canary", deployers},
-	} {
-		f.mux.HandleFunc(pattern, f.handle(c))
 	}
-	return f
 }

@@ -2,9 +2,12 @@ package admin
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
+	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/front/problem"
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -22,6 +25,7 @@ func (f *Front) serveHTTP(w http.ResponseWriter, r *http.Request) {
 
 	who, err := f.identify(r)
 	if err != nil {
+		f.auditStranger(r, err)
 		f.deny(w, r, err)
 		return
 	}
@@ -42,6 +46,12 @@ func (f *Front) handle(c call) http.HandlerFunc {
 			return
 		}
 		r = withNotes(r)
+		defer func() { // net/http logs it
+			if v := recover(); v != nil {
+				f.audit(r, c, fmt.Errorf("the call panicked: %v", v))
+				panic(v)
+			}
+		}()
 		err := c.run(w, r)
 		f.audit(r, c, err)
 		if err != nil {
@@ -81,4 +91,33 @@ func (f *Front) untilDrain(r *http.Request) (context.Context, context.CancelFunc
 	ctx, cancel := context.WithCancelCause(r.Context())
 	stop := context.AfterFunc(f.draining, func() { cancel(context.Cause(f.draining)) })
 	return ctx, func() { stop(); cancel(nil) }
+}
+
+// lookAgain is how often what stays open looks whether its caller may still have it.
+const lookAgain = time.Second
+
+// watch calls ended once, within lookAgain of when the identity is void. stop ends the
+// watching, and waits for it.
+func watch(who *auth.Identity, ended func()) (stop func()) {
+	if !who.Ends() {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		ticker := time.NewTicker(lookAgain)
+		defer ticker.Stop()
+		for {
+			select {
+			case now := <-ticker.C:
+				if who.Ended(now) {
+					ended()
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return func() { cancel(); watching.Wait() }
 }

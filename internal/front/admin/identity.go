@@ -44,6 +44,9 @@ func (f *Front) identify(r *http.Request) (*auth.Identity, error) {
 	if peer, ok := r.Context().Value(peerKey{}).(*auth.Identity); ok {
 		return peer, nil
 	}
+	if len(r.Header["Authorization"]) > 1 {
+		return nil, auth.Invalid("send one header Authorization: which of several counts is not said")
+	}
 	if f.isToken(r) {
 		return byToken, nil
 	}

@@ -2,6 +2,9 @@ package admin
 
 import (
 	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -12,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/shoalserve/shoal/internal/auth"
+	"github.com/shoalserve/shoal/internal/runtime/python"
 	"github.com/shoalserve/shoal/internal/serving"
 	"github.com/shoalserve/shoal/internal/wire"
 )
@@ -91,6 +95,7 @@ func TestEachCallWantsItsScope(t *testing.T) {
 		method, path, body string
 		may                []string
 	}{
+		{"POST", "/v1/endpoints/e/verify", `{"items":[]}`, []string{"deploy", "admin"}},
 		{"GET", "/v1/status", "", []string{"query", "guest", "deploy", "admin"}},
 		{"POST", "/v1/artifacts", "pickle", []string{"deploy", "admin"}},
 		{"PUT", "/v1/backends/m?replace=true", spec, []string{"deploy", "admin"}},
@@ -122,8 +127,15 @@ func TestEachCallWantsItsScope(t *testing.T) {
 	if _, err := s.registry.CreateEndpoint("f", serving.EndpointSpec{Backend: "m"}); err != nil {
 		t.Fatal(err)
 	}
+	untried := maps.Clone(s.calls)
 	denials := 0
 	for _, c := range calls {
+		r, err := http.NewRequestWithContext(t.Context(), c.method, "http://h"+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, pattern := s.mux.Handler(r)
+		delete(untried, pattern)
 		for _, who := range append(slices.Sorted(maps.Keys(everyone)), "nobody", "") {
 			status, said := s.call(t, who, c.method, c.path, c.body)
 			denied := status == 401 || status == 403
@@ -138,6 +150,102 @@ func TestEachCallWantsItsScope(t *testing.T) {
 	if len(reasons) != denials {
 		t.Errorf("%d denials, %d were counted", denials, len(reasons))
 	}
+	for pattern := range untried {
+		t.Errorf("%s is not tried here: add who may call it", pattern)
+	}
+	for pattern, c := range s.calls {
+		if reads := strings.HasPrefix(pattern, "GET ") || slices.Contains([]string{"POST /v1/endpoints/{name}/query", "POST /v1/endpoints/{name}/verify"}, pattern); reads != (c.change == "") || len(c.scopes) == 0 {
+			t.Errorf("%s changes %q and wants %v: what changes something is named in the audit log, and somebody must be told who may", pattern, c.change, c.scopes)
+		}
+	}
+}
+
+func TestTwoCredentialsAreNone(t *testing.T) {
+	for _, opts := range []Options{{}, {Token: "the-token-of-this-server"}} {
+		s := guarded(t, opts, everyone)
+		for _, second := range []string{"Bearer " + s.keys["query"], "Bearer the-token-of-this-server", ""} {
+			r, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+s.address+"/v1/status", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header["Authorization"] = []string{"Bearer " + s.keys["admin"], second}
+			for range 2 {
+				response, err := http.DefaultClient.Do(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _ = response.Body.Close(); response.StatusCode != 401 {
+					t.Errorf("with %q second: %d", second, response.StatusCode)
+				}
+				slices.Reverse(r.Header["Authorization"])
+			}
+		}
+	}
+}
+
+// What a stranger or a fault makes of a call that changes something is in the audit
+// log, too; but strangers do not fill the disk.
+func TestTheAuditLogHasStrangersAndPanics(t *testing.T) {
+	log := &syncBuffer{}
+	s := guarded(t, Options{Logger: slog.New(slog.NewJSONHandler(log, nil)), Deployer: deployFunc(func(context.Context, string, python.Spec, serving.Config) (serving.Backend, error) {
+		panic("as a test wants it")
+	})}, everyone)
+	s.strangers.SetLimit(0)
+	s.strangers.SetBurst(2)
+	for _, who := range []string{"nobody", "", "nobody", ""} {
+		if status, _ := s.call(t, who, "DELETE", "/v1/endpoints/e", ""); status != 401 {
+			t.Errorf("by %q: %d", who, status)
+		}
+		s.call(t, who, "GET", "/v1/status", "")
+	}
+	if got := strings.Count(s.audit.String(), `"by":"nobody","from":"127.0.0.1:`); got != 2 || s.unaudited.Load() != 2 {
+		t.Errorf("%d lines of strangers, %d suppressed: %s", got, s.unaudited.Load(), s.audit)
+	}
+	r, err := http.NewRequestWithContext(t.Context(), "PUT", "http://"+s.address+"/v1/backends/m", strings.NewReader(`{"python":{"kind":"file","path":"a.py","object":"A"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+s.keys["deploy"])
+	if response, err := http.DefaultClient.Do(r); err == nil {
+		_ = response.Body.Close()
+		t.Errorf("a panic is answered %d", response.StatusCode)
+	}
+	if !strings.Contains(s.audit.String(), `"change":"deploy backend","who":"deploy"`) || !strings.Contains(s.audit.String(), "as a test wants it") {
+		t.Errorf("the panic is not in %s", s.audit)
+	}
+}
+
+// What stays open does not outlive the credential that it was opened with.
+func TestWhatIsOpenEndsWithItsCredential(t *testing.T) {
+	s := guarded(t, Options{Logs: newFakeLogs()}, everyone)
+	s.deploy(t, newFake("m"))
+	l := s.linkOf(t, "query")
+	r, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+s.address+"/v1/logs?follow=true", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+s.keys["admin"])
+	followed, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer followed.Body.Close()
+	kept := s.linkOf(t, "guest")
+	config := auth.Config{Keys: map[string]auth.Key{}}
+	sum := sha256.Sum256([]byte(s.keys["guest"]))
+	config.Keys["guest"] = auth.Key{SHA256: hex.EncodeToString(sum[:]), Grant: everyone["guest"]}
+	if err := s.auth.Reload(config); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, followed.Body); err != nil {
+		t.Errorf("the log ends with %v", err)
+	}
+	if kind, body, err := wire.Read(l.in); err != nil || kind != wire.Goodbye || !strings.Contains(string(body), "credential") {
+		t.Errorf("the link ends with kind %d, %s, %v", kind, body, err)
+	}
+	l.wantEnd(t)
+	kept.send(t, ask(nil, 1, 0, "nowhere", "", "", `{"encoding":"json"}`, "x"))
+	kept.wantRefusal(t, 1, serving.Forbidden)
 }
 
 func TestWhoMayOnlyAskSeesOnlyWhatHeMayAsk(t *testing.T) {
@@ -327,7 +435,9 @@ func TestWhoMayOnlyAskSeesNoTracebackAndNoPickle(t *testing.T) {
 				t.Errorf("the log is %s", log)
 			}
 			b.mu.Lock()
-			b.respond = func(call *serving.Call) { call.Response = serving.Response{Format: serving.Pickle, Body: []byte("PICKLED")} }
+			b.respond = func(call *serving.Call) {
+				call.Response = serving.Response{Format: serving.Pickle, Body: []byte("PICKLED")}
+			}
 			b.mu.Unlock()
 			l.send(t, ask(nil, 2, 0, "e", "", "", `{"encoding":"json"}`, "x"))
 			if _, code, payload := l.answer(t); strings.Contains(payload, "PICKLED") != c.pickle || (code == wire.ErrorCode) == c.pickle {
@@ -342,7 +452,9 @@ func TestAQueryThatIsNestedTooDeeplyIsRefused(t *testing.T) {
 	b := newFake("m")
 	b.respond = echo
 	s.deploy(t, b)
-	deep := func(n int) string { return `{"data":` + strings.Repeat("[", n) + strings.Repeat("]", n) + `,"kwargs":{}}` }
+	deep := func(n int) string {
+		return `{"data":` + strings.Repeat("[", n) + strings.Repeat("]", n) + `,"kwargs":{}}`
+	}
 	l := s.linkOf(t, "query")
 	l.send(t, ask(nil, 1, 0, "e", "", "", `{"encoding":"json"}`, deep(600)), ask(nil, 2, 0, "e", "", "", `{"encoding":"json"}`, deep(400)))
 	l.wantRefusal(t, 1, serving.InvalidArgument)

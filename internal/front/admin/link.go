@@ -76,6 +76,7 @@ func (f *Front) link(w http.ResponseWriter, r *http.Request) error {
 	if err := l.accept(w); err != nil {
 		return fmt.Errorf("opening a link: %w", err)
 	}
+	defer watch(l.who, func() { l.goodbye("the credential has expired or was taken away") })()
 	l.serve()
 	return nil
 }

@@ -50,6 +50,7 @@ func (f *Front) logs(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := f.untilDrain(r)
 	defer cancel()
+	defer watch(identityOf(r), cancel)()
 	writeLines(w, f.opts.Logs.Follow(ctx, backend, tail), true)
 	return nil
 }
