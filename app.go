@@ -93,7 +93,7 @@ func (a *App) Backends() []BackendInfo {
 		infos = append(infos, BackendInfo{
 			Name: s.Name, State: string(s.State), Config: newConfig(s.Config), Queued: s.Queued, Running: s.Running,
 			Answered: s.Stats.Answered, Failed: s.Stats.Failed, Batches: s.Stats.Batches, BatchSizes: s.Stats.BatchSizes,
-			Reasons: s.Stats.Reasons,
+			Reasons: s.Stats.Reasons, Verified: s.Verified,
 		})
 	}
 	return infos
@@ -109,7 +109,11 @@ type BackendInfo struct {
 	Batches          uint64
 	BatchSizes       map[int]uint64    // batches by their number of queries
 	Reasons          map[string]uint64 // batches by why they left when they did
+	Verified         Verified          // queries, by Config.VerifyOneIn
 }
+
+// Verified counts the live queries that were computed a second time, alone.
+type Verified = serving.VerifiedStatus
 
 // Endpoint describes a new endpoint.
 type Endpoint struct {

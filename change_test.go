@@ -131,8 +131,10 @@ var configs = map[string]func(*shoal.Config){
 	"scale_up_queue_time":     func(c *shoal.Config) { c.ScaleUpQueueTime = time.Millisecond },
 	"scale_down_delay":        func(c *shoal.Config) { c.ScaleDownDelay = time.Second },
 	"idle_timeout":            func(c *shoal.Config) { c.IdleTimeout = time.Hour },
-	"on_batch_error: fail":    func(c *shoal.Config) { c.OnBatchError = shoal.FailAll },
+	"on_batch_error: fail":    func(c *shoal.Config) { c.OnBatchError, c.VerifyOneIn = shoal.FailAll, 0 },
 	"on_batch_error: isolate": func(c *shoal.Config) { c.OnBatchError = shoal.Isolate },
+	"verify_one_in":           func(c *shoal.Config) { c.OnBatchError, c.VerifyOneIn = shoal.Isolate, 2 },
+	"verify_compare":          func(c *shoal.Config) { c.VerifyCompare = &shoal.Compare{Tolerance: 0.1} },
 }
 
 func TestEachKeyOfAConfigIsChangedUnderLoad(t *testing.T) {

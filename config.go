@@ -67,6 +67,12 @@ type Config struct {
 	// an error for all, panics, or returns another number of answers. Default
 	// [Isolate].
 	OnBatchError OnBatchError
+	// VerifyOneIn has about one in so many queries that were answered in a batch with
+	// others computed again, alone, when an instance is idle, and the answers, as JSON,
+	// compared as VerifyCompare says: [BackendInfo] tells how many differ. Inputs must not be
+	// changed once they are answered. Default 0: none.
+	VerifyOneIn   int
+	VerifyCompare *Compare
 }
 
 // OnBatchError says what becomes of a batch that fails as a whole.
@@ -89,7 +95,7 @@ func (c Config) internal() (serving.Config, error) {
 		QueueTimeTarget: serving.Duration(c.QueueTimeTarget), ComputeLate: c.ComputeLate,
 		CallerWeights: c.CallerWeights, IsolateCallers: c.IsolateCallers, OnBatchError: c.OnBatchError,
 		MaxReplicas: c.MaxReplicas, ScaleUpQueueTime: serving.Duration(c.ScaleUpQueueTime), ScaleDownDelay: serving.Duration(c.ScaleDownDelay),
-		IdleTimeout: serving.Duration(c.IdleTimeout),
+		IdleTimeout: serving.Duration(c.IdleTimeout), VerifyOneIn: c.VerifyOneIn, VerifyCompare: c.VerifyCompare,
 	}
 	return config, config.Validate()
 }
@@ -102,7 +108,7 @@ func newConfig(c serving.Config) Config {
 		QueueTimeTarget: time.Duration(c.QueueTimeTarget), ComputeLate: c.ComputeLate,
 		CallerWeights: c.CallerWeights, IsolateCallers: c.IsolateCallers, OnBatchError: c.OnBatchError,
 		MaxReplicas: c.MaxReplicas, ScaleUpQueueTime: time.Duration(c.ScaleUpQueueTime), ScaleDownDelay: time.Duration(c.ScaleDownDelay),
-		IdleTimeout: time.Duration(c.IdleTimeout),
+		IdleTimeout: time.Duration(c.IdleTimeout), VerifyOneIn: c.VerifyOneIn, VerifyCompare: c.VerifyCompare,
 	}
 }
 

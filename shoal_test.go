@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -336,6 +337,28 @@ func TestManyCallersGetTheirOwnAnswersWhileEverythingChanges(t *testing.T) {
 
 // Callers that leave at the very moment of the answer, and others that wait in
 // both ways, all get the answer or the cause of their own context's end.
+func TestLiveQueriesWhoseAnswersDependOnTheBatchAreFound(t *testing.T) {
+	app := newApp(t)
+	sizes := shoal.Batch(func(_ context.Context, in []string) ([]int, error) {
+		return slices.Repeat([]int{len(in)}, len(in)), nil
+	})
+	serve(t, app, sizes, shoal.Config{MaxBatchSize: 2, BatchWaitTimeout: time.Minute, VerifyOneIn: 1})
+	h := handle[string, int](t, app)
+	first, second := h.Remote(t.Context(), "a"), h.Remote(t.Context(), "b")
+	for _, ref := range []*shoal.Ref[int]{first, second} {
+		if n, err := ref.Get(t.Context()); n != 2 || err != nil {
+			t.Fatalf("the size of the batch is %d, %v", n, err)
+		}
+	}
+	verified := func() shoal.Verified { return app.Backends()[0].Verified }
+	for verified().Different < 2 { // the test's own time bounds it
+		time.Sleep(time.Millisecond)
+	}
+	if v := verified(); v.Same+v.Failed+v.Skipped > 0 || v.LargestDifference != 1 {
+		t.Errorf("got %+v", v)
+	}
+}
+
 func TestManyWaitForOneAnswer(t *testing.T) {
 	app := newApp(t)
 	serve(t, app, shoal.Batch(func(_ context.Context, in []int) ([]int, error) { return in, nil }), shoal.Config{})

@@ -226,11 +226,8 @@ func (b *Batcher[In, Out]) measure(q *Query[In, Out]) (key string, err error) {
 // admit puts q, or the parts it had to be cut into, into the queue and returns
 // the group that grew. The mutex is held, and released while q is cut.
 func (b *Batcher[In, Out]) admit(q *Query[In, Out], key string, now time.Time, w *work[In, Out]) (*group[In, Out], error) {
-	if b.draining {
-		return nil, ErrDraining
-	}
-	if b.refusal != nil {
-		return nil, b.refusal
+	if err := b.refuses(); err != nil {
+		return nil, err
 	}
 	q.due = q.deadline()
 	if q.cost <= b.limits.MaxBatchSize {
@@ -249,11 +246,8 @@ func (b *Batcher[In, Out]) admit(q *Query[In, Out], key string, now time.Time, w
 	if err != nil {
 		return nil, err
 	}
-	if b.draining {
-		return nil, ErrDraining
-	}
-	if b.refusal != nil {
-		return nil, b.refusal
+	if err := b.refuses(); err != nil {
+		return nil, err
 	}
 	if err := b.inTime(q, now); err != nil {
 		return nil, err

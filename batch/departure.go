@@ -184,7 +184,7 @@ func (b *Batcher[In, Out]) learn(batch *Batch[In, Out], now time.Time, failed bo
 	for _, r := range b.replicas {
 		a.Slots += r.slots
 	}
-	if batch.part == nil { // else its queries waited for others than the policy knows
+	if batch.part == nil && !batch.Queries[0].once { // else its queries waited for others than the policy knows
 		b.departure.Answered(now, a)
 	}
 }

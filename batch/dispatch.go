@@ -156,6 +156,12 @@ func (b *Batcher[In, Out]) drop(q *Query[In, Out], err error, w *work[In, Out]) 
 	} else {
 		b.remove(q)
 	}
+	b.giveUp(q, err, w)
+}
+
+// giveUp fails a query that is not in the queue and was not computed; w tells it once
+// the lock is released. mu is held.
+func (b *Batcher[In, Out]) giveUp(q *Query[In, Out], err error, w *work[In, Out]) {
 	q.Err, q.Trip = err, Trip{}
 	b.stats.Dropped++
 	b.answering.Add(1)

@@ -34,7 +34,7 @@ func (b *Batcher[In, Out]) isolate(batch *Batch[In, Out], err error, how failure
 	n, s, died := len(batch.Queries), (*isolation[In, Out])(nil), how != raised
 	if batch.part != nil {
 		s = batch.part.isolation
-	} else if b.limits.OnError == Isolate && !b.gaveUp && (how == lost || how == raised && n > 1) {
+	} else if b.limits.OnError == Isolate && !b.gaveUp && (how == lost || how == raised && n > 1) && !batch.Queries[0].once {
 		s = newIsolation[In, Out](n)
 		b.isolations = append(b.isolations, s)
 		b.stats.Isolated++

@@ -116,6 +116,7 @@ type Query[In, Out any] struct {
 	attempts int             // calls that failed
 	deaths   int             // replicas that ended with it
 	gone     bool            // nobody waits for it, though it is with a replica
+	once     bool            // it is computed once, whatever comes of it; see SubmitIdle
 
 	// Set while the query waits: its group, and its neighbours in the order of
 	// arrival, among all queries and among those of its lane.
@@ -143,7 +144,7 @@ func (q *Query[In, Out]) over(now time.Time) bool { return !q.due.IsZero() && !n
 // admitted forgets what became of the query before.
 func (q *Query[In, Out]) admitted() {
 	q.Trip, q.Err, q.split = Trip{}, nil, nil
-	q.attempts, q.deaths, q.gone = 0, 0, false
+	q.attempts, q.deaths, q.gone, q.once = 0, 0, false, false
 }
 
 // Trip is the story of an answered query.

@@ -191,6 +191,10 @@ func (b *Batch[In, Out]) Return() {
 	}
 	for _, q := range b.Queries {
 		q.batch = nil
+		if q.once {
+			m.giveUp(q, left(m.opts.Name, q), &work)
+			continue
+		}
 		if b.part == nil {
 			m.waiting.putBack(q)
 		}

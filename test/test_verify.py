@@ -1,15 +1,16 @@
-"""`shoal verify`: models whose answers depend on the batch are found, those of others are not."""
+"""`shoal verify` and `verify_one_in`: models whose answers depend on the batch are found, others are not."""
 
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import SHOAL, backend, run
+from harness import SHOAL, ask, backend, deploy, run, until
 
-from shoal import serve
+from shoal import InvalidArgument, serve
 
 
 def verify(client: serve.Client, endpoint: str, *arguments: str) -> tuple[int | None, dict[str, Any]]:
@@ -94,3 +95,84 @@ def test_the_example_is_what_is_verified_without_items_and_a_table_is_for_people
     refused = run([SHOAL, "verify", "bare", "--server", client.address])
     assert refused.status == 1
     assert "there are no items to verify with" in refused.said
+
+
+def verified(client: serve.Client, name: str, least: int) -> dict[str, Any]:
+    """What came of live queries, once so many were computed again."""
+
+    def counts() -> dict[str, Any]:
+        found: dict[str, Any] = backend(client, name).get("verified", {})
+        return found if found.get("same", 0) + found.get("different", 0) >= least else {}
+
+    return until(counts, f"{least} live queries to be verified")
+
+
+LIVE: dict[str, Any] = {"max_batch_size": 4, "batch_wait_timeout": "5s", "verify_one_in": 1}
+
+
+def in_one_batch(client: serve.Client, path: str) -> list[Any]:
+    """The answers to four queries, which fill a batch."""
+    with ThreadPoolExecutor(4) as threads:
+        return list(threads.map(lambda i: ask(client, f"{path}?x={i}").json(), range(4)))
+
+
+def test_live_queries_whose_answers_depend_on_the_batch_are_found(client: serve.Client) -> None:
+    @serve.accept_batch
+    def sums(requests: list[Any]) -> list[dict[str, float]]:
+        return [{"y": float(request.args["x"]) + 0.001 * len(requests)} for request in requests]
+
+    deploy(client, "sums", sums, **LIVE)
+    in_one_batch(client, "/sums")
+    found = verified(client, "sums", 4)
+    assert (found["same"], found["different"]) == (0, 4), found
+    assert found["largest_difference"] == pytest.approx(0.003)
+    assert found["samples"][0].startswith("y: "), found
+    metrics = ask(client, "/metrics").text
+    assert 'shoal_verified_total{backend="sums",result="different"} 4' in metrics
+    status = run([SHOAL, "status", "--server", client.address])
+    assert "4 queries computed again alone, 4 differ" in status.output
+
+
+def test_a_tolerance_and_a_right_model_leave_nothing_to_find(client: serve.Client) -> None:
+    @serve.accept_batch
+    def doubles(requests: list[Any]) -> list[dict[str, float]]:
+        return [{"y": float(request.args["x"]) * 2, "n": len(requests)} for request in requests]
+
+    deploy(client, "doubles", doubles, verify_compare={"ignore": ["n"]}, **LIVE)
+    assert [answer["y"] for answer in in_one_batch(client, "/doubles")] == [0, 2, 4, 6]
+    found = verified(client, "doubles", 4)
+    assert (found["same"], found["different"], found["failed"]) == (4, 0, 0), found
+    client.update_backend_config("doubles", {"verify_compare": {"tolerance": 0.5}})
+    in_one_batch(client, "/doubles")
+    assert verified(client, "doubles", 8)["different"] == 4  # now n counts: 4 and 1
+    client.update_backend_config("doubles", {"verify_one_in": 0})
+    in_one_batch(client, "/doubles")
+    stats = backend(client, "doubles")["stats"]
+    assert stats["admitted"] == 12 + 8, "the last four were computed once"
+
+
+def test_live_queries_of_arrays_and_of_handles_are_verified(client: serve.Client) -> None:
+    @serve.accept_batch(arrays={"x": serve.Array("float64", shape=())})
+    def centred(x: Any) -> Any:
+        return x - x.mean()  # over the batch, which is none of its business
+
+    deploy(client, "centred", centred, **LIVE)
+    refs = [client.get_handle("centred").remote(x=float(i)) for i in range(4)]
+    assert [ref.result() for ref in refs] == [-1.5, -0.5, 0.5, 1.5]
+    assert in_one_batch(client, "/centred") == [-1.5, -0.5, 0.5, 1.5]
+    assert verified(client, "centred", 8)["different"] == 8
+
+    @serve.accept_batch
+    def plain(requests: list[Any], *, x: Any) -> list[Any]:
+        return [{"y": value, "as": "pickle"} for value in x]
+
+    deploy(client, "plain", plain, **LIVE)
+    refs = [client.get_handle("plain").remote(x=(i, "tuple")) for i in range(4)]
+    assert refs[3].result() == {"y": (3, "tuple"), "as": "pickle"}
+    found = verified(client, "plain", 4)
+    assert (found["same"], found["different"]) == (4, 0), found
+
+
+def test_side_effects_are_not_repeated_by_a_verification(client: serve.Client) -> None:
+    with pytest.raises(InvalidArgument, match="must not happen with on_batch_error"):
+        deploy(client, "bad", len, verify_one_in=10, on_batch_error="fail")

@@ -76,6 +76,9 @@ func writeStatus(out io.Writer, s admin.Status) error {
 		}
 	}
 	for _, b := range s.Backends {
+		if v := b.Verified; v.Same+v.Different > 0 {
+			fmt.Fprintf(out, "\n%s: %d queries computed again alone, %s\n", b.Name, v.Same+v.Different, paint(out, v.Different == 0, fmt.Sprintf("%d differ", v.Different)))
+		}
 		for _, r := range b.Replicas {
 			if r.Error != "" {
 				fmt.Fprintln(out, paint(out, false, fmt.Sprintf("\n%s, replica %d: %s", b.Name, r.Index, r.Error)))

@@ -102,6 +102,8 @@ type BackendStatus struct {
 	Error string `json:"error,omitempty"`
 	// Stuck counts replicas that were given up and have not ended.
 	Stuck int `json:"stuck"`
+	// Verified are the live queries that were computed a second time, alone.
+	Verified VerifiedStatus `json:"verified,omitzero"`
 }
 
 // why tells what the last replica that is not well failed with.

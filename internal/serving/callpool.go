@@ -17,7 +17,7 @@ type CallPool struct {
 
 // NewCallPool is [NewPool] for such a model.
 func NewCallPool(ctx context.Context, name string, model Model[*Call, Response], config Config, deps Deps) (CallPool, error) {
-	model.WarmUp = rehearsals
+	model.WarmUp, model.twice = rehearsals, callsTwice{}
 	p, err := NewPool(ctx, name, model, config, deps)
 	return CallPool{p, new(sync.WaitGroup)}, err
 }
@@ -92,6 +92,7 @@ type TypedPool[In, Out any] struct {
 
 // NewTypedPool is [NewPool] with a codec.
 func NewTypedPool[In, Out any](ctx context.Context, name string, model Model[In, Out], codec Codec[In, Out], config Config, deps Deps) (*TypedPool[In, Out], error) {
+	model.twice = typedTwice[In, Out]{name, codec}
 	p, err := NewPool(ctx, name, model, config, deps)
 	if err != nil {
 		return nil, err

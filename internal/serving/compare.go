@@ -26,6 +26,17 @@ type Compare struct {
 	Ignore []string `json:"ignore,omitempty"`
 }
 
+// UnmarshalJSON refuses unknown keys.
+func (c *Compare) UnmarshalJSON(raw []byte) error {
+	type plain Compare
+	var p plain
+	if err := strictly(raw, &p); err != nil {
+		return err
+	}
+	*c = Compare(p)
+	return nil
+}
+
 func (c *Compare) check() error {
 	switch {
 	case c == nil:
@@ -55,7 +66,10 @@ type Difference struct {
 
 // Answers compares two answers to one query: errors by their codes, JSON deeply
 // with the tolerance, all else byte by byte.
-func (c Compare) Answers(a, b Answer) Difference {
+func (c Compare) Answers(a, b Answer) Difference { return c.answers(a, b, false) }
+
+// answers is Answers; a discreet one shows numbers, but no texts.
+func (c Compare) answers(a, b Answer, discreet bool) Difference {
 	if a.Err != nil || b.Err != nil {
 		if x, y := outcome(a), outcome(b); x != y {
 			return Difference{What: unequal("", x, y)}
@@ -71,9 +85,13 @@ func (c Compare) Answers(a, b Answer) Difference {
 		if bytes.Equal(a.Response.Body, b.Response.Body) {
 			return Difference{}
 		}
-		return Difference{What: fmt.Sprintf("%d bytes and %d bytes differ", len(a.Response.Body), len(b.Response.Body))}
+		what := fmt.Sprintf("%d bytes and %d bytes differ", len(a.Response.Body), len(b.Response.Body))
+		if a.Response.Format == Pickle {
+			what += ", as pickles, in which no tolerance counts"
+		}
+		return Difference{What: what}
 	}
-	d := deep{Compare: c}
+	d := deep{Compare: c, discreet: discreet}
 	if d.Tolerance == 0 {
 		d.Tolerance = 1e-5
 	}
@@ -114,6 +132,7 @@ func parse(r Response) (v any, err error) {
 // deep compares two JSON values until it finds what tells them apart.
 type deep struct {
 	Compare
+	discreet bool
 	Difference
 }
 
@@ -253,8 +272,13 @@ func (d *deep) near(x, y float64) bool {
 // words answers count as the same.
 func (d *deep) differ(path []string, a, b any) bool {
 	at, x, y := strings.Join(path, "."), short(a), short(b)
+	if d.discreet {
+		x, y = kindly(a), kindly(b)
+	}
 	d.What = unequal(at, x, y)
-	if x == y { // what tells them apart was cut off
+	if x == y && d.discreet {
+		d.What = labeled(at, x+", and another")
+	} else if x == y { // what tells them apart was cut off
 		d.What = labeled(at, fmt.Sprintf("both begin with %s, they differ at character %d", x, 1+common(written(a), written(b))))
 	}
 	return false
@@ -269,6 +293,19 @@ func (d *deep) ignored(path []string) bool {
 
 // short shows a value in little room: samples of differences are kept.
 func short(v any) string { return fmt.Sprintf("%.40s", written(v)) }
+
+// kindly says what kind of value it is, and shows numbers.
+func kindly(v any) string {
+	switch v := v.(type) {
+	case string:
+		return fmt.Sprintf("a text of %d bytes", len(v))
+	case []any:
+		return fmt.Sprintf("a list of %d", len(v))
+	case map[string]any:
+		return fmt.Sprintf("an object of %d", len(v))
+	}
+	return short(v)
+}
 
 // written is a value as JSON writes it.
 func written(v any) string {

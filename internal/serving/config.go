@@ -88,6 +88,11 @@ type Config struct {
 	// beside num_replicas while they take over; with 0 an old one ends before a new
 	// one starts. Nil: all start first. Only for workers.
 	MaxSurge *int `json:"max_surge,omitempty"`
+	// VerifyOneIn has about one in so many queries that were answered in a batch with
+	// others computed again, alone, when a replica is idle, and the answers compared as
+	// VerifyCompare says. Default 0: none.
+	VerifyOneIn   int      `json:"verify_one_in,omitempty"`
+	VerifyCompare *Compare `json:"verify_compare,omitempty"`
 }
 
 // OnBatchError says what becomes of a batch of which the model raises an error
@@ -123,6 +128,9 @@ func DecodeConfig(base Config, raw []byte) (Config, error) {
 	}
 	if _, ok := keys["max_surge"]; ok { // not written through base's pointer
 		c.MaxSurge = nil
+	}
+	if _, ok := keys["verify_compare"]; ok { // likewise
+		c.VerifyCompare = nil
 	}
 	for key, value := range keys {
 		if !slices.Contains(configKeys, key) {
@@ -170,7 +178,7 @@ func unfit(key string, value json.RawMessage, err error) string {
 			return " must be " + want + notTexts(values)
 		}
 		fallthrough
-	case "", "warm_up":
+	case "", "warm_up", "verify_compare":
 		return fmt.Sprintf(" must be %s, not %s", want, inWords(value))
 	}
 	return fmt.Sprintf(" must be %s, not %.100s", want, bytes.TrimSpace(value))
@@ -240,7 +248,7 @@ func (c Config) validate(set map[string]json.RawMessage) error {
 	case c.OnBatchError != "" && c.OnBatchError != Isolate && c.OnBatchError != FailAll:
 		return Errorf(InvalidArgument, "config: on_batch_error must be \"isolate\" or \"fail\", got %q", c.OnBatchError)
 	}
-	for _, check := range []func() error{c.validateSLO, c.validateOverload, c.validateWatch, c.validateScale, c.validateLimits, c.validateEnv, c.WarmUp.check} {
+	for _, check := range []func() error{c.validateSLO, c.validateOverload, c.validateWatch, c.validateScale, c.validateLimits, c.validateEnv, c.WarmUp.check, c.validateVerify} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -260,6 +268,20 @@ func (c Config) validateOverload() error {
 	}
 	if c.QueueTimeTarget < 0 {
 		return Errorf(InvalidArgument, "config: queue_time_target must not be negative, got %v; 0 means none", time.Duration(c.QueueTimeTarget))
+	}
+	return nil
+}
+
+// validateVerify refuses to compute queries twice that must not be.
+func (c Config) validateVerify() error {
+	switch {
+	case c.VerifyOneIn < 0:
+		return Errorf(InvalidArgument, "config: verify_one_in must not be negative, got %d; 0 means that no query is verified", c.VerifyOneIn)
+	case c.VerifyOneIn > 0 && c.OnBatchError == FailAll:
+		return Errorf(InvalidArgument, "config: verify_one_in computes queries a second time, which must not happen with on_batch_error \"fail\"; set one of them")
+	}
+	if err := c.VerifyCompare.check(); err != nil {
+		return Errorf(InvalidArgument, "config: verify_%v", err)
 	}
 	return nil
 }

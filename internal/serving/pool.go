@@ -28,6 +28,8 @@ type Model[In, Out any] struct {
 	// WarmUp says what a new instance computes before it is put to work; nil:
 	// nothing. c.WarmUp is not nil.
 	WarmUp func(c Config, of Instance[In, Out]) []Rehearsal[In, Out]
+
+	twice twice[In, Out] // nil: live queries cannot be verified
 }
 
 // Pool is a backend: one batcher, and the replicas that pull from it.
@@ -52,6 +54,7 @@ type Pool[In, Out any] struct {
 	stuck     atomic.Int64  // instances that were given up and are not gone
 
 	observer Observer
+	live     *live[In, Out]
 	scaler   *scaler
 	drained  context.CancelFunc // ends the scaler
 	leaving  sync.WaitGroup     // of replicas that the scaler stops
@@ -85,7 +88,7 @@ func NewPool[In, Out any](ctx context.Context, name string, model Model[In, Out]
 		log = slog.New(slog.DiscardHandler)
 	}
 	p := &Pool[In, Out]{name: name, kind: model.Kind, cost: model.Cost, log: log.With("backend", name)}
-	p.observer, p.scaler = deps.Observer, newScaler()
+	p.observer, p.scaler, p.live = deps.Observer, newScaler(), newLive(p, model.twice)
 	p.version.Store(newVersion(model, deps.Closed))
 	p.open, p.shut = context.WithCancel(context.Background())
 	p.grace, p.force = context.WithCancelCause(context.Background())
@@ -103,7 +106,7 @@ func NewPool[In, Out any](ctx context.Context, name string, model Model[In, Out]
 	p.batcher = batch.New(batch.Options[In, Out]{
 		Limits: config.limits(), Name: name,
 		Key: model.Key, Cost: model.Cost, Size: model.Size, Split: model.Split, Join: model.Join,
-		OnBatch: onBatch[In, Out](deps.Observer), OnStarved: p.starved,
+		OnBatch: p.onBatch, OnStarved: p.starved,
 	})
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -121,15 +124,15 @@ func (p *Pool[In, Out]) starved() {
 	}
 }
 
-func onBatch[In, Out any](o Observer) func(*batch.Batch[In, Out]) {
-	if o == nil {
-		return nil
-	}
-	return func(b *batch.Batch[In, Out]) {
+func (p *Pool[In, Out]) onBatch(b *batch.Batch[In, Out]) {
+	if o := p.observer; o != nil {
 		o.Batch(len(b.Queries)+b.Again, b.Reason, b.Computed)
 		for _, q := range b.Queries {
 			o.Queued(q.Trip.Queued)
 		}
+	}
+	if n := p.config.Load().VerifyOneIn; n > 0 && len(b.Queries) > 1 {
+		p.live.sample(b, n)
 	}
 }
 
@@ -312,6 +315,7 @@ func (p *Pool[In, Out]) Close(ctx context.Context) error {
 	p.shut()
 	defer context.AfterFunc(ctx, func() { p.force(context.Cause(ctx)) })()
 	drained := p.batcher.Drain(ctx)
+	p.live.close()
 	p.drained()
 	<-p.scaler.done
 	p.mu.Lock()
@@ -343,6 +347,7 @@ func (p *Pool[In, Out]) Status() BackendStatus {
 	s := BackendStatus{
 		Name: p.name, Kind: p.kind, State: StateStarting, Config: p.Config(), Replicas: []ReplicaStatus{},
 		Queued: counts.Queued, Running: counts.Running, Stats: newStats(counts), Stuck: int(p.stuck.Load()),
+		Verified: p.live.status(),
 	}
 	s.RestartReasons, s.Restarts = p.restarts.byReason()
 	p.statusMu.Lock()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ type model struct {
 	fn      batch.Func[string, string]
 	initErr error
 	format  serving.Format // of its answers; 0: text
+	log     *slog.Logger
 	starts  atomic.Int32
 	closes  atomic.Int32
 }
@@ -42,7 +44,7 @@ func (m *model) build(name string, config serving.Config) serving.Build {
 				return serving.Response{Format: cmp.Or(m.format, serving.Text), Body: []byte(out)}, nil
 			},
 		}
-		return serving.NewTypedPool(ctx, name, serving.Model[string, string]{Kind: "go", Runtime: runtime}, codec, config, serving.Deps{})
+		return serving.NewTypedPool(ctx, name, serving.Model[string, string]{Kind: "go", Runtime: runtime}, codec, config, serving.Deps{Logger: m.log})
 	}
 }
 

@@ -46,15 +46,23 @@ const defaultWarmUp = 10 * time.Minute
 func (w *WarmUp) UnmarshalJSON(raw []byte) error {
 	type plain WarmUp
 	var p plain
+	if err := strictly(raw, &p); err != nil {
+		return err
+	}
+	*w = WarmUp(p)
+	return nil
+}
+
+// strictly reads a JSON object and refuses unknown keys.
+func strictly(raw []byte, to any) error {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&p); err != nil {
+	if err := d.Decode(to); err != nil {
 		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 			return fmt.Errorf("%s cannot be a %s", cmp.Or(strings.TrimPrefix(wrong.Field, "Example."), "it"), wrong.Value)
 		}
 		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
 	}
-	*w = WarmUp(p)
 	return nil
 }
 

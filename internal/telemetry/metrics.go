@@ -199,6 +199,7 @@ var (
 	restarts = describe("shoal_replica_restarts_total", "Times that a replica had to be restarted, by why.", "reason")
 	scaled   = describe("shoal_scale_events_total", "Changes of the number of replicas by the server itself.", "event")
 	stuck    = describe("shoal_stuck_replicas", "Replicas that were given up and have not ended.")
+	verified = describe("shoal_verified_total", "Queries answered in company that were to be computed again, alone, by how the answers compare.", "result")
 )
 
 // Describe implements prometheus.Collector. It describes nothing, which makes
@@ -248,6 +249,12 @@ func (d deployed) Collect(out chan<- prometheus.Metric) {
 			count(restarts, b.RestartReasons[reason], string(reason))
 		}
 		gauge(stuck, b.Stuck)
+		if v := b.Verified; b.Config.VerifyOneIn > 0 || v.Same+v.Different+v.Skipped+v.Failed > 0 {
+			count(verified, v.Same, "same")
+			count(verified, v.Different, "different")
+			count(verified, v.Skipped, "skipped")
+			count(verified, v.Failed, "failed")
+		}
 		for _, event := range serving.ScaleEvents() {
 			count(scaled, b.ScaleEvents[event], event)
 		}

@@ -38,6 +38,8 @@ KEYS = (
     "isolate_callers",
     "on_batch_error",
     "max_surge",
+    "verify_one_in",
+    "verify_compare",
 )
 
 
