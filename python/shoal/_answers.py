@@ -79,7 +79,8 @@ def _message(error: BaseException) -> str:
         # Its own text does not say what is missing.
         return f"the request has no parameter {error.args[0]!r}"
     try:
-        return str(error)
+        nothing = "out of memory" if isinstance(error, MemoryError) else "(it has no message)"
+        return str(error) or nothing
     except Exception as exc:
         return f"(its message could not be shown: {type(exc).__name__})"
 

@@ -19,8 +19,9 @@ import (
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
-// patience bounds waits that are never reached when all is well.
-const patience = 20 * time.Second
+// patience bounds waits that are never reached when all is well, also where other programs
+// have the processors for most of the time.
+const patience = time.Minute
 
 // fakeBackend holds every call until the test releases it, unless respond is
 // set, which then answers within Submit.

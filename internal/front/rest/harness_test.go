@@ -19,8 +19,9 @@ import (
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
-// patience bounds waits that are never reached when all is well.
-const patience = 20 * time.Second
+// patience bounds waits that are never reached when all is well, also where other programs
+// have the processors for most of the time.
+const patience = time.Minute
 
 // fake is a backend that holds every call until the test answers it, unless
 // submit is set, which then is all that Submit does.
