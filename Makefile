@@ -66,6 +66,10 @@ overload: MINUTES = 2
 overload: $(VENV)/.shoal ## ten times what a backend can compute for MINUTES=2: who is answered, who is refused, how soon
 	@$(PY) bench/overload.py --minutes $(MINUTES) $(ARGS)
 
+.PHONY: swap
+swap: $(VENV)/.shoal ## replace a backend under load: latency before and during, in 25 seconds (ARGS=--cold: without warm-up)
+	@$(PY) bench/swap.py $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.deps ## golangci-lint, ruff, mypy
 	$(GO) run $(GOLANGCI) run ./...
