@@ -93,6 +93,9 @@ type Config struct {
 	// VerifyCompare says. Default 0: none.
 	VerifyOneIn   int      `json:"verify_one_in,omitempty"`
 	VerifyCompare *Compare `json:"verify_compare,omitempty"`
+	// RecycleAfter is how many batches a worker answers before a fresh one takes its
+	// place. Default none.
+	RecycleAfter int `json:"recycle_after,omitempty"`
 }
 
 // OnBatchError says what becomes of a batch of which the model raises an error
@@ -338,6 +341,8 @@ func (c Config) validateLimits() error {
 		return Errorf(InvalidArgument, "config: memory_limit must be at least 32MiB, got %d bytes; 0 means none", c.MemoryLimit)
 	case cpu != 0 && cpu < minCPUTimeLimit:
 		return Errorf(InvalidArgument, "config: cpu_time_limit must be at least %v, got %v; 0 means none", minCPUTimeLimit, cpu)
+	case c.RecycleAfter < 0:
+		return Errorf(InvalidArgument, "config: recycle_after must not be negative, got %d; 0 means never", c.RecycleAfter)
 	case c.OpenFilesLimit != 0 && c.OpenFilesLimit < minOpenFilesLimit:
 		return Errorf(InvalidArgument, "config: open_files_limit must be at least %d, got %d; 0 means none", minOpenFilesLimit, c.OpenFilesLimit)
 	}

@@ -3,6 +3,7 @@ package serving
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -29,8 +30,12 @@ type replica[In, Out any] struct {
 	pardons  uint64        // of the pool, when they were last looked at
 	slots    int           // of the instance
 
-	mu      sync.Mutex
-	now     ReplicaStatus
+	mu       sync.Mutex
+	now      ReplicaStatus
+	instance Instance[In, Out] // that works; nil before the first
+	attached *batch.Replica[In, Out]
+	jitter   float64 // of this instance's recycling, from 0 to 1
+
 	blocked bool            // it cannot work before its next start, which is not soon
 	stopCtx context.Context // how long a stop may take; set before askStop
 	stopErr error
@@ -58,7 +63,11 @@ func (r *replica[In, Out]) attach(instance Instance[In, Out]) *batch.Replica[In,
 	if c, ok := instance.(Cancels); ok {
 		opts.Cancel = c.Cancel
 	}
-	return r.pool.batcher.AttachReplica(opts)
+	attached := r.pool.batcher.AttachReplica(opts)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.instance, r.attached, r.jitter = instance, attached, rand.Float64()
+	return attached
 }
 
 // supervise watches over an instance and each that follows it; with nil, it

@@ -18,15 +18,17 @@ const (
 	ReasonBatchTimeout RestartReason = "batch_timeout"
 	// ReasonHeartbeat: it gave no sign of life for heartbeat_timeout.
 	ReasonHeartbeat RestartReason = "heartbeat"
+	// ReasonRecycle: it was well, and a fresh one took its place.
+	ReasonRecycle RestartReason = "recycle"
 )
 
-var restartReasons = []RestartReason{ReasonDied, ReasonStart, ReasonBatchTimeout, ReasonHeartbeat}
+var restartReasons = []RestartReason{ReasonDied, ReasonStart, ReasonBatchTimeout, ReasonHeartbeat, ReasonRecycle}
 
 // RestartReasons lists every RestartReason.
 func RestartReasons() []RestartReason { return slices.Clone(restartReasons) }
 
 // restartCounts counts restarts by reason, of all replicas of a backend.
-type restartCounts [4]atomic.Uint64
+type restartCounts [5]atomic.Uint64
 
 func (c *restartCounts) add(reason RestartReason) {
 	c[slices.Index(restartReasons, reason)].Add(1)

@@ -24,6 +24,9 @@ type scaler struct {
 	pause    *backoff.ExponentialBackOff
 	blocked  time.Time // until when nothing is started, because a start failed
 
+	renewing *backoff.ExponentialBackOff
+	tired    time.Time // until when no replica is recycled, because a start failed
+
 	woken   chan struct{} // has room for one: a query waits and there is no replica
 	changed chan struct{} // has room for one: the config changed
 	done    chan struct{} // closed when the goroutine has ended
@@ -37,7 +40,7 @@ type scaler struct {
 
 func newScaler() *scaler {
 	return &scaler{
-		pause: newPause(), woken: make(chan struct{}, 1), changed: make(chan struct{}, 1), done: make(chan struct{}),
+		pause: newPause(), renewing: newPause(), woken: make(chan struct{}, 1), changed: make(chan struct{}, 1), done: make(chan struct{}),
 		counts: make(map[string]uint64),
 	}
 }
@@ -122,7 +125,7 @@ func (p *Pool[In, Out]) scale(ctx context.Context) {
 func (p *Pool[In, Out]) nextLook() time.Duration {
 	s, c := p.scaler, p.Config()
 	switch {
-	case s.sleeps() && s.blocked.IsZero(), !c.scales():
+	case s.sleeps() && s.blocked.IsZero(), !c.scales() && !c.recycles():
 		return 0
 	case s.sleeps():
 		return max(time.Millisecond, time.Until(s.blocked))
@@ -145,7 +148,13 @@ func (p *Pool[In, Out]) adjust(ctx context.Context) {
 		}
 		return
 	}
-	if p.open.Err() != nil || !c.scales() {
+	if p.open.Err() != nil {
+		return
+	}
+	if c.recycles() {
+		p.recycle(ctx, c)
+	}
+	if !c.scales() {
 		return
 	}
 	load := p.batcher.Load()

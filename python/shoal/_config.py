@@ -40,6 +40,7 @@ KEYS = (
     "max_surge",
     "verify_one_in",
     "verify_compare",
+    "recycle_after",
 )
 
 

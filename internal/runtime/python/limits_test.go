@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -49,5 +50,27 @@ func TestALimitThatCannotBeSetIsSaid(t *testing.T) {
 	_, err := deploy(t, file("greedy"), serving.Config{OpenFilesLimit: 1 << 40}, Options{})
 	if load, ok := errors.AsType[*serving.LoadError](err); !ok || !strings.Contains(load.Message, "open_files_limit") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestAWorkerIsRecycledBeforeItsCPUTimeIsUsedUp(t *testing.T) {
+	b := mustDeploy(t, "greedy", serving.Config{MaxBatchSize: 1, CPUTimeLimit: second(10)})
+	pid := mustPID(t, submit(t, b, api(`{"busy":8}`))()) // nearly all: the rest must do until a fresh one is there
+	for next := pid; next == pid; time.Sleep(10 * time.Millisecond) {
+		next = mustPID(t, submit(t, b, api(`{}`))())
+	}
+	if got := b.Status().RestartReasons; got[serving.ReasonRecycle] != 1 || got[serving.ReasonDied] != 0 {
+		t.Errorf("restarts: %v", got)
+	}
+}
+
+func TestAWorkerIsRecycledAfterSoManyBatchesAndAnswersOn(t *testing.T) {
+	b := mustDeploy(t, "greedy", serving.Config{MaxBatchSize: 1, RecycleAfter: 20})
+	pids := make(map[int]int)
+	for len(pids) < 3 {
+		pids[mustPID(t, submit(t, b, api(`{}`))())]++
+	}
+	if got := b.Status().RestartReasons; got[serving.ReasonDied] != 0 {
+		t.Errorf("restarts: %v", got)
 	}
 }

@@ -160,12 +160,15 @@ async def blocks_its_loop(requests, *, block=None):
 
 
 @serve.accept_batch
-def greedy(requests, *, mib=None, spin=None, files=None):
+def greedy(requests, *, mib=None, spin=None, files=None, busy=None):
     """Takes memory, processor time or files, and answers with its pid."""
     if mib is not None:
         taken = bytearray(mib[0] << 20)
         del taken
     while spin is not None:
+        pass
+    until = time.process_time() + (busy[0] if busy else 0)
+    while time.process_time() < until:
         pass
     if files is not None:
         taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(files[0])]
