@@ -168,13 +168,25 @@ func (b *Batcher[In, Out]) expect(q *Query[In, Out], now time.Time) (wait, answe
 	before := b.waiting.before(q)
 	full := b.service.at(most)
 	batches := ahead + before/most
-	wait = b.nextFree(now).Sub(now) + time.Duration(float64(batches)*full/float64(slots))
-	if batches == 0 {
+	retries := b.retries()
+	wait = b.nextFree(now).Sub(now) + time.Duration((float64(batches)*full+retries)/float64(slots))
+	if batches == 0 && retries == 0 {
 		return wait, wait + b.service.expect(min(most, before+q.cost))
 	}
 	// Who comes late fills it up. Of those that are admitted at the edge hardly any
 	// may be late, or all that is computed would be too late.
 	return wait, wait + wait/16 + b.service.likely(most)
+}
+
+// retries is how long the parts of failed batches will take that wait, in nanoseconds;
+// more are to come where they fail, too. mu is held.
+func (b *Batcher[In, Out]) retries() (time float64) {
+	for _, s := range b.isolations {
+		for _, p := range s.parts {
+			time += b.service.at(p.cost())
+		}
+	}
+	return time
 }
 
 // before is the cost of what leaves before a query that arrives now: all of higher
@@ -213,7 +225,7 @@ func (b *Batcher[In, Out]) drained(now time.Time) time.Duration {
 	}
 	most := b.limits.MaxBatchSize
 	batches := (b.waiting.cost + most - 1) / most
-	wait := time.Duration(float64(batches) * b.service.at(most) / float64(slots))
+	wait := time.Duration((float64(batches)*b.service.at(most) + b.retries()) / float64(slots))
 	if next := b.nextFree(now); !next.IsZero() {
 		wait += next.Sub(now)
 	}

@@ -114,14 +114,19 @@ func (p *part[In, Out]) take(q *Query[In, Out]) {
 // fits reports whether the part may be a batch by the limits, which may have
 // changed since its queries were in one.
 func (p *part[In, Out]) fits(l Limits) bool {
-	cost := 0
 	for _, q := range p.queries {
-		cost += q.cost
 		if l.IsolateCallers && q.Caller != p.queries[0].Caller {
 			return false
 		}
 	}
-	return cost <= l.MaxBatchSize
+	return p.cost() <= l.MaxBatchSize
+}
+
+func (p *part[In, Out]) cost() (cost int) {
+	for _, q := range p.queries {
+		cost += q.cost
+	}
+	return cost
 }
 
 // pass takes note of a part that did not fail as a whole.

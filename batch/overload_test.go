@@ -205,6 +205,22 @@ func TestAQueryThatCannotBeAnsweredInTimeIsRefusedAtOnce(t *testing.T) {
 	s.rest()
 }
 
+func TestWhatIsComputedAgainCountsForWhoArrives(t *testing.T) {
+	s := newBusy(t, batch.Limits{}, 8)
+	s.next()                                                                        // 8 run
+	in := func() *outcome { return newOutcome(s.within(15*time.Millisecond), "y") } // 10 ms, and 3 ms for itself
+	if err := s.Submit(&in().textQuery); err != nil {
+		t.Errorf("before the batch failed: %v", err)
+	}
+	b := s.running[0]
+	s.running = nil
+	b.Finish(nil, errModel) // two halves of 6 ms each
+	if err := s.Submit(&in().textQuery); !errors.Is(err, batch.ErrQueueFull) {
+		t.Errorf("while another half waits, of which the parts may fail: %v", err)
+	}
+	s.rest()
+}
+
 func TestAFreeReplicaTakesWhateverComes(t *testing.T) {
 	s := newTaught(t, batch.Limits{LeaveAtOnce: true})
 	o := s.arriveWith(s.within(time.Nanosecond), "x") // nothing takes less than 3 ms

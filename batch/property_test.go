@@ -33,6 +33,8 @@ type reference struct {
 	got    [batch.Levels]map[string]float64 // what each caller has got, by level
 	served [batch.Levels]float64            // what the caller had got that was served last
 	passed int                              // batches in a row that left the oldest query behind
+
+	above time.Time // since when the oldest query has waited longer than the target; zero if it has not
 }
 
 // failure is a batch that failed as a whole: its queries are computed again in
@@ -632,8 +634,9 @@ func (r *reference) advance(to time.Time) {
 	r.now = to
 }
 
-// admit is what Submit must return.
-func (r *reference) admit(q *ask) error {
+// admit is what Submit must return. Where it depends on the service times learned, which
+// the reference does not know, it is what Submit did return.
+func (r *reference) admit(q *ask, did error) error {
 	switch {
 	case q.dead():
 		return q.ctx.Err()
@@ -641,11 +644,30 @@ func (r *reference) admit(q *ask) error {
 		return batch.ErrDraining
 	case q.cost > r.limits.MaxBatchSize:
 		return &batch.TooLargeError{}
+	case r.tooLong() && (r.stats.Batches < 4 || sameError(did, &batch.OverloadError{Reason: batch.QueueTime})):
+		return &batch.OverloadError{Reason: batch.QueueTime}
 	}
 	if first := r.full(q); first != 0 && !r.makeRoom(q) {
 		return &batch.OverloadError{Reason: first}
 	}
 	return nil
+}
+
+// tooLong reports whether queries have waited longer than the target for 100 ms, as far
+// as it was looked at.
+func (r *reference) tooLong() bool {
+	target := r.limits.QueueTimeTarget
+	if target == 0 || r.freest() != nil || len(r.seats) == 0 {
+		return false
+	}
+	if len(r.waiting) == 0 || r.now.Sub(r.waiting[0].arrived) <= target {
+		r.above = time.Time{}
+		return false
+	}
+	if r.above.IsZero() {
+		r.above = r.now
+	}
+	return r.now.Sub(r.above) >= 100*time.Millisecond
 }
 
 // full tells which bound one more query exceeds; 0 for none.
@@ -833,6 +855,7 @@ func (m *machine) drawLimits() batch.Limits {
 		CallerWeights:    rapid.SampledFrom([]map[string]float64{nil, {"gold": 4}, {"*": 2, "": 0.5}}).Draw(m.T, "weights"),
 		IsolateCallers:   rapid.IntRange(0, 3).Draw(m.T, "isolate") == 0,
 		ComputeLate:      true,
+		QueueTimeTarget:  time.Duration(rapid.SampledFrom([]int{0, 0, 1, 5}).Draw(m.T, "target")) * time.Millisecond,
 		OnError:          rapid.SampledFrom([]batch.OnError{batch.Isolate, batch.Isolate, batch.FailAll}).Draw(m.T, "on error"),
 	}
 }
@@ -885,7 +908,8 @@ func (m *machine) ask(q *ask, priority int) {
 			m.Fatalf("query %d got the answer %d, which is not its own", q.id, done.Out)
 		}
 	}
-	want := m.ref.admit(q)
+	err := m.batcher.Submit(q.query)
+	want := m.ref.admit(q, err)
 	if want == nil {
 		m.asks = append(m.asks, q)
 		m.ref.arrive(q)
@@ -898,7 +922,7 @@ func (m *machine) ask(q *ask, priority int) {
 		}
 		m.ref.stats.Refusals[reason]++
 	}
-	if err := m.batcher.Submit(q.query); !sameError(err, want) {
+	if !sameError(err, want) {
 		m.Fatalf("submit of %+v: got %v, want %v", q, err, want)
 	}
 }
@@ -1186,7 +1210,8 @@ func (m *machine) update(l batch.Limits) {
 }
 
 func (m *machine) advance() {
-	to := m.clock.now.Add(time.Duration(rapid.IntRange(1, 25).Draw(m.T, "ms")) * time.Millisecond)
+	ms := rapid.OneOf(rapid.IntRange(1, 25), rapid.IntRange(1, 25), rapid.Just(101)).Draw(m.T, "ms")
+	to := m.clock.now.Add(time.Duration(ms) * time.Millisecond)
 	m.clock.advance(to)
 	m.ref.advance(to)
 }
