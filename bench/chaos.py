@@ -6,8 +6,11 @@ changed, the server's file reloaded, and bursts, nonsense and slow clients come 
 seed. Every caller's outcome is compared with what it must be:
 
 - right: the answer that belongs to the query, or the error that it asked for (its own bad input);
-- refused: an error that says so honestly, such as a full queue, or a deadline that the caller itself had set;
+- refused: an error that says so honestly: a full queue, with Retry-After, or a deadline that the caller itself had set;
+- left: the caller cancelled, or hung up;
 - cut: the proxy broke the connection, so that nobody could deliver an answer;
+- given up: as docs/failures.md says, a query with which two workers ended is refused. Here that may hit an innocent one, where
+  the worker that it was alone in was ended from outside; whether it was is looked up by its pid;
 - lost: everything else. No answer, another's answer, an error that was the server's or a neighbour's. It must be 0.
 
 In the end memory, descriptors and goroutines must be where they were.
@@ -20,6 +23,7 @@ import http.client
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -45,7 +49,7 @@ DOCS = HERE.parent / "docs" / "reliability.md"
 MARKS = "<!-- chaos: written by make chaos -->\n", "<!-- end -->\n"
 PATIENCE = 60.0
 # Errors that tell an innocent caller honestly that its query was not computed.
-REFUSALS = {"QueueFull", "Overloaded"}
+REFUSALS = {"QueueFull"}
 ALLOWED = {"memory": 48.0 * MIB, "descriptors": 16.0, "goroutines": 24.0}
 
 FILE = """
@@ -55,7 +59,7 @@ log: {{level: error}}
 backends:
   chaos:v1:
     python: {{file: {model}, object: Chaos, init_args: ["v1"]}}
-    config: {{max_batch_size: 16, num_replicas: 2, timeout: 50s, env: {{CHAOS_ROUND: "{round}", CHAOS_LIE: "{lie}"}}}}
+    config: {{max_batch_size: 16, num_replicas: 2, timeout: 50s, verify_one_in: 20, env: {{CHAOS_ROUND: "{round}", CHAOS_LIE: "{lie}"}}}}
   chaos:v2:
     python: {{file: {model}, object: Chaos, init_args: ["v2"]}}
     config: {{max_batch_size: 8, num_replicas: 1, timeout: 50s}}
@@ -76,6 +80,7 @@ class Ledger:
         self.counts: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.lost: list[str] = []
+        self.killed: set[str] = set()  # workers that were ended from outside, by pid
 
     def add(self, outcome: str, code: str = "") -> None:
         """Count a query that was sent; code says why it was refused."""
@@ -134,15 +139,22 @@ class Query:
         if self.kind == "item":
             return code == "ValueError" and message == f"no {self.n}"
         if self.kind == "raise":
-            return code == "RuntimeError"
-        return self.kind == "kill" and code in ("WorkerDied", "Poisonous")
+            return code == "RuntimeError" and message == "a query of the batch raised"
+        return self.kind == "kill" and code == "WorkerDied" and "ended by signal" in message
+
+    def is_given_up(self, code: str, message: str, killed: set[str]) -> bool:
+        """Whether the worker was ended from outside that the query was refused for."""
+        pids = re.findall(r"\(pid (\d+)\) died", message)
+        return code == "WorkerDied" and bool(pids) and pids[-1] in killed
 
     def judge(self, ledger: Ledger, code: str, message: str, how: str) -> None:
         """Book an error that a caller got."""
         if self.is_own_error(code, message):
             ledger.add("right")
-        elif code in REFUSALS or (self.timeout and code in ("DeadlineExceeded", "DeadlineUnreachable")):
+        elif code in REFUSALS or (self.timeout and code == "DeadlineExceeded"):
             ledger.add("refused", code)
+        elif self.is_given_up(code, message, ledger.killed):
+            ledger.add("given up")
         else:
             ledger.lose(f"{how}: {self} got {code}: {message}")
 
@@ -204,6 +216,9 @@ class HTTPCaller(Caller):
                 connection.request("POST", "/rows", body, {**q.headers, "Content-Type": "application/json"})
             else:
                 connection.request("GET", f"/chaos?n={q.n}&kind={q.kind}", headers=q.headers)
+            if self.rng.random() < 0.01:  # it hangs up
+                self.ledger.add("left")
+                return False
             response = connection.getresponse()
             text = response.read()
         except (OSError, http.client.HTTPException) as exc:
@@ -369,6 +384,8 @@ class Trouble:
         try:
             parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
             if pid and parent == self.server.pid:
+                if number != signal.SIGSTOP:
+                    self.ledger.killed.add(str(pid))
                 os.kill(pid, number)
                 return pid
         except OSError:
@@ -402,6 +419,7 @@ class Trouble:
             "max_batch_size": self.rng.randint(1, 32),
             "num_replicas": self.rng.randint(1, 2),
             "timeout": 50,
+            "verify_one_in": 20,
         }
         self.client.deploy(f"chaos:{name}", source, config, replace=True)
 
@@ -561,6 +579,9 @@ def _chaos(server: Server, seconds: float, seed: int, deaths: bool, bad: float) 
             ledger.lose(f"{type(thread).__name__} got neither an answer nor an error")
     proxy.close()
     server.settle()
+    for backend in server.client.status()["backends"]:
+        if samples := backend.get("verified", {}).get("samples"):
+            ledger.lose(f"{backend['name']}: a query got another answer alone: {samples}")
     return {
         "seconds": seconds, "seed": seed, "sent": ledger.sent, "counts": dict(ledger.counts),
         "refused": dict(ledger.refused), "lost": ledger.lost, "troubles": dict(trouble.done),
@@ -592,6 +613,7 @@ def table(result: dict[str, Any]) -> str:
         ("queries sent", f"{result['sent']:,} in {result['seconds']:.0f} s, seed {result['seed']}"),
         ("answered right, or with the error that was theirs", f"{counts.get('right', 0):,}"),
         ("refused honestly", f"{counts.get('refused', 0):,} ({listed(result['refused'])})"),
+        ("given up: two workers ended with them, one from outside", f"{counts.get('given up', 0):,}"),
         ("left by their callers", f"{counts.get('left', 0):,}"),
         ("cut by the proxy", f"{counts.get('cut', 0):,}"),
         ("**lost**", f"**{len(result['lost']):,}**"),

@@ -18,7 +18,7 @@ def chaos(*arguments: str) -> tuple[int | None, dict[str, Any]]:
 
 
 def test_nothing_is_lost_whatever_goes_wrong() -> None:
-    status, result = chaos("--seconds", "10", "--seed", "1", "--no-deaths", "--bad", "0")
+    status, result = chaos("--seconds", "10", "--seed", "1")
     assert result["lost"] == []
     assert result["grown"] == {}
     assert status == 0

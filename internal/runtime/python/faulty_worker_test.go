@@ -339,7 +339,7 @@ func (w *faultyWorker) choose(b *received) fault {
 	choice := faults
 	if w.dice.Float64() < w.plan.Fatal {
 		choice = fatalFaults
-		if w.plan.Hangs && w.dice.IntN(4) == 0 {
+		if w.plan.Hangs && w.dice.IntN(2) == 0 {
 			choice = hangs
 		}
 	}
