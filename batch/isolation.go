@@ -46,11 +46,11 @@ const (
 )
 
 // newIsolation bounds what a batch of n may cost: 8·log2 n calls are enough to
-// find four guilty queries wherever they are. One that ends replicas ends 1 + log2 n; if there
-// is another, and one more replica has ended, the search is over.
+// find four guilty queries wherever they are. One that ends replicas ends 1 + log2 n, so
+// two of them may be found, and one replica may end by accident meanwhile; then the search is over.
 func newIsolation[In, Out any](n int) *isolation[In, Out] {
 	log := bits.Len(uint(n - 1)) // rounded up
-	return &isolation[In, Out]{calls: max(1, 8*log), deaths: max(fatal, 1+log) + 1}
+	return &isolation[In, Out]{calls: max(1, 8*log), deaths: 2*max(fatal, 1+log) + 1}
 }
 
 // add puts queries that failed together at the end, in halves.

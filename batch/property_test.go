@@ -284,7 +284,7 @@ func (r *reference) fail(l *load, err error, how string) {
 		}
 	} else if r.limits.OnError == batch.Isolate && !r.gaveUp && how != "interrupted" && (n > 1 || how == "lost") {
 		log := int(math.Ceil(math.Log2(float64(n))))
-		f = &failure{calls: max(1, 8*log), deaths: max(2, log+1) + 1}
+		f = &failure{calls: max(1, 8*log), deaths: 2*max(2, log+1) + 1}
 		r.failures = append(r.failures, f)
 		r.stats.Isolated++
 	}
