@@ -42,6 +42,10 @@ func TestOnlyThoseWithAKeyAreLetIn(t *testing.T) {
 		code      serving.Code
 	}{
 		{"", "/open", 401, serving.Unauthorized}, {"", "/nowhere", 401, serving.Unauthorized}, {"", "/-/routes", 401, serving.Unauthorized},
+		{"", "/openapi.json", 401, serving.Unauthorized}, {"ci", "/openapi.json", 403, serving.Forbidden}, {"prometheus", "/openapi.json", 403, serving.Forbidden},
+		{"alice", "/openapi.json", 200, ""}, {"alice", "/-/routes", 200, ""}, {"nobody", "//metrics", 401, serving.Unauthorized}, {"", "/%6detrics", 401, serving.Unauthorized},
+		{"alice", "/%73ecret", 403, serving.Forbidden}, {"alice", "//secret", 404, serving.EndpointNotFound}, {"alice", "/open/../secret", 404, serving.EndpointNotFound},
+		{"alice", "/open%2f..%2fsecret", 404, serving.EndpointNotFound}, {"", "/livez/../metrics", 401, serving.Unauthorized},
 		{"", "/metrics", 401, serving.Unauthorized}, {"nobody", "/open", 401, serving.Unauthorized},
 		{"alice", "/open", 200, ""}, {"alice", "/secret", 403, serving.Forbidden}, {"alice", "/nowhere", 404, serving.EndpointNotFound},
 		{"alice", "/metrics", 403, serving.Forbidden}, {"bob", "/open", 200, ""}, {"bob", "/secret", 200, ""},
@@ -64,7 +68,7 @@ func TestOnlyThoseWithAKeyAreLetIn(t *testing.T) {
 			if challenge := got.Header.Get("WWW-Authenticate"); (challenge != "") != (c.status == 401 || c.status == 403) {
 				t.Errorf("%s asks %s: WWW-Authenticate is %q", c.who, c.path, challenge)
 			}
-			if strings.HasPrefix(c.path, "/-") || c.path == "/livez" || c.path == "/readyz" || c.path == "/metrics" {
+			if strings.HasPrefix(c.path, "/-") || c.path == "/openapi.json" || c.path == "/livez" || c.path == "/readyz" || c.path == "/metrics" {
 				break
 			}
 			method, sent = "POST", body

@@ -32,8 +32,8 @@ type Options struct {
 	ReadTimeout time.Duration
 	// IdleTimeout is how long a connection may stay without a request. Default 120s.
 	IdleTimeout time.Duration
-	// WriteTimeout is how long a client that reads none of its answer may keep it
-	// waiting, on the event-driven front. Default 60s.
+	// WriteTimeout is how long a client that reads none of its answer, or of a MiB of
+	// it, may keep it waiting. Default 60s.
 	WriteTimeout time.Duration
 	// ShutdownTimeout bounds how long accepted queries may take once the server
 	// is to stop. Default 30s.
@@ -166,7 +166,7 @@ func (f *Front) server() *http.Server {
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(f.opts.TLS == nil)
 	return &http.Server{
-		Handler: f.Handler(), TLSConfig: f.opts.TLS, Protocols: protocols, MaxHeaderBytes: f.opts.MaxHeaderBytes,
+		Handler: http.HandlerFunc(f.servePaced), TLSConfig: f.opts.TLS, Protocols: protocols, MaxHeaderBytes: f.opts.MaxHeaderBytes,
 		ReadHeaderTimeout: f.opts.ReadHeaderTimeout, ReadTimeout: f.opts.ReadTimeout, IdleTimeout: f.opts.IdleTimeout,
 		ErrorLog: slog.NewLogLogger(f.opts.Logger.Handler(), slog.LevelWarn),
 	}

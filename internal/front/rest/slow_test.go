@@ -142,6 +142,30 @@ func TestAClientThatNeverReadsIsLetGo(t *testing.T) {
 	}
 }
 
+// The same where net/http serves. A connection that had an answer longer ago than one
+// may take gets the next one.
+func TestNetHTTPLetsGoOfAClientThatNeverReads(t *testing.T) {
+	large := make([]byte, 64<<20)
+	s := serve(t, Options{WriteTimeout: 300 * time.Millisecond, OnlyNetHTTP: true}, answering("m", serving.Response{Format: serving.Bytes, Body: large}), answering("small", text("x")))
+	conn, from := s.dial()
+	s.write(conn, "GET /m HTTP/1.1\r\nHost: h\r\n\r\n")
+	if _, err := from.Peek(1); err != nil { // its answer has begun
+		t.Fatal(err)
+	}
+	until(t, "it is let go", func() bool { return s.connections.Open() == 0 })
+	if n, err := io.Copy(io.Discard, from); err == nil && n >= int64(len(large)) {
+		t.Errorf("all %d bytes arrived", n)
+	}
+	conn, from = s.dial()
+	for range 3 {
+		s.write(conn, "GET /small HTTP/1.1\r\nHost: h\r\n\r\n")
+		if got := s.read(from); got.body != "x" {
+			t.Errorf("got %q", got.body)
+		}
+		time.Sleep(400 * time.Millisecond) // longer than an answer may take
+	}
+}
+
 func TestTooManyClientsThatDoNotRead(t *testing.T) {
 	if front == frontNetHTTP || runtime.GOOS != "linux" {
 		t.Skip("net/http is given no such limit")
