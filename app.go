@@ -18,6 +18,16 @@ type Options struct {
 	Logger *slog.Logger
 	// MaxBodyBytes bounds the body of an HTTP request. Default 10 MiB.
 	MaxBodyBytes int64
+	// MaxInflightBytes bounds the memory of all bodies that are still arriving.
+	// Default 1 GiB.
+	MaxInflightBytes int64
+	// MaxConnections bounds the connections of ListenAndServe and Serve. Default 10,000.
+	MaxConnections int
+	// Auth tells who may ask what over HTTP; without one everybody may ask all.
+	// Handles need no credential.
+	Auth *Auth
+	// TLS is the certificate of ListenAndServe and Serve; without one they are plain.
+	TLS *TLS
 }
 
 // App holds backends and endpoints and serves them, over HTTP and to handles.
@@ -40,7 +50,14 @@ func New(opts Options) *App {
 	registry.LogCanaries(log)
 	metrics := telemetry.New()
 	metrics.Watch(registry)
-	front := rest.New(registry, rest.Options{Logger: log, Metrics: metrics, MaxBodyBytes: opts.MaxBodyBytes})
+	limits := rest.Options{
+		Logger: log, Metrics: metrics, MaxBodyBytes: opts.MaxBodyBytes, MaxInflightBytes: opts.MaxInflightBytes,
+		MaxConnections: opts.MaxConnections, Auth: opts.Auth.authenticator(),
+	}
+	if opts.TLS != nil {
+		limits.TLS = opts.TLS.source.Config("h2", "http/1.1")
+	}
+	front := rest.New(registry, limits)
 	return &App{registry: registry, metrics: metrics, front: front, log: log}
 }
 
@@ -188,8 +205,8 @@ func (a *App) ShadowTraffic(endpoint, backend string, proportion float64) error 
 // Handler returns the HTTP front as a handler, to be part of another server.
 func (a *App) Handler() http.Handler { return a.front.Handler() }
 
-// ListenAndServe serves HTTP/1.1 and cleartext HTTP/2 on an address until ctx
-// ends; then it refuses new queries, finishes the accepted ones and returns nil.
+// ListenAndServe serves HTTP/1.1 and HTTP/2, with Options.TLS or in the clear, on an
+// address until ctx ends; then it refuses new queries, finishes the accepted ones and returns nil.
 func (a *App) ListenAndServe(ctx context.Context, address string) error {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"slices"
 	"time"
@@ -187,4 +188,54 @@ func ExampleRef_Trip() {
 	<-ref.Done()
 	fmt.Println(ref.Trip().BatchSize, ref.Trip().Reason)
 	// Output: 1 free
+}
+
+// Callers show keys, and ask what their key allows.
+func ExampleNewAuth() {
+	ctx := context.Background()
+	key, sha256 := shoal.NewKey()
+	auth, err := shoal.NewAuth(shoal.AuthConfig{Keys: map[string]shoal.Key{
+		"alice": {SHA256: sha256, Grant: shoal.Grant{Scopes: []shoal.Scope{shoal.ScopeQuery}, Endpoints: []string{"m"}}},
+	}}, nil)
+	must(err)
+	defer auth.Close()
+	app := shoal.New(shoal.Options{Auth: auth})
+	defer app.Close(ctx)
+	must(app.CreateBackend(ctx, "m", shoal.Batch(func(ctx context.Context, in []*shoal.Request) ([]string, error) {
+		out := make([]string, len(in))
+		for i, r := range in {
+			out[i] = "hello, " + r.Header.Get("Shoal-Caller") // who has shown the key, and not the key
+		}
+		return out, nil
+	}), shoal.Config{}))
+	must(app.CreateEndpoint("m", shoal.Endpoint{Backend: "m", Route: "/m"}))
+	must(app.CreateEndpoint("other", shoal.Endpoint{Backend: "m", Route: "/other"}))
+
+	server := httptest.NewServer(app.Handler())
+	defer server.Close()
+	fmt.Println(ask(server, "/m", ""))
+	fmt.Println(ask(server, "/m", key))
+	fmt.Println(ask(server, "/other", key))
+	// Output:
+	// 401 Unauthorized
+	// 200 OK hello, alice
+	// 403 Forbidden
+}
+
+// ask asks with a key and returns the status of the answer, and its body if it is one.
+func ask(server *httptest.Server, path, key string) string {
+	r, err := http.NewRequestWithContext(context.Background(), http.MethodGet, server.URL+path, nil)
+	must(err)
+	if key != "" {
+		r.Header.Set("Authorization", "Bearer "+key)
+	}
+	response, err := server.Client().Do(r)
+	must(err)
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return response.Status
+	}
+	body, err := io.ReadAll(response.Body)
+	must(err)
+	return response.Status + " " + string(body)
 }
