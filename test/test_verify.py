@@ -97,6 +97,25 @@ def test_the_example_is_what_is_verified_without_items_and_a_table_is_for_people
     assert "there are no items to verify with" in refused.said
 
 
+def test_python_verifies_as_the_command_does(client: serve.Client) -> None:
+    @serve.accept_batch
+    def counts(requests: list[Any], *, x: Any) -> list[Any]:
+        return [None if value is None else [value, len(x)] for value in x]
+
+    deploy(client, "counts", counts, max_batch_size=4)
+    items = [{"kwargs": {"x": i}} for i in range(5)]
+    (report,) = client.verify("counts", *items)
+    assert (report["backend"], report["items"]) == ("counts", 5)
+    assert report["drifted"] > 0
+    assert report["drifts"][0]["what"] == "1: 1, and 2"
+    (report,) = client.verify("counts", *items, ignore=["1"], seed=7)
+    assert report["drifted"] == 0, report
+    with pytest.raises(InvalidArgument, match="no items to verify with"):
+        client.verify("counts")
+    with pytest.raises(InvalidArgument, match="tolerance must not be negative"):
+        client.verify("counts", *items, tolerance=-1)
+
+
 def verified(client: serve.Client, name: str, least: int) -> dict[str, Any]:
     """What came of live queries, once so many were computed again."""
 

@@ -213,6 +213,32 @@ class Client:
         ended: dict[str, Any] = self._call("POST", at("endpoints", endpoint, "canary", "promote"))
         return ended
 
+    def verify(
+        self,
+        endpoint: str,
+        /,
+        *items: Mapping[str, Any],
+        tolerance: float = 1e-5,
+        top_k: int = 0,
+        ignore: Sequence[str] = (),
+        seed: int = 0,
+    ) -> list[dict[str, Any]]:
+        """Whether an endpoint's models give the same answers in any company, as `shoal verify` does.
+
+        Items are computed alone, in every batch size and beside broken ones, on a replica of their own: web
+        queries such as {"query": {"number": 1}} or {"json": …}, or a handle's, {"data": …} or
+        {"kwargs": {…}}; without any the endpoint's example. tolerance, top_k and ignore say when two answers
+        are the same, seed is that of the order. Returns a report for each backend that gets traffic: drifted
+        is how many answers differed, leaked how many of these were another item's; cases and drifts tell which.
+        Raises EndpointNotFound, InvalidArgument, LoadFailed.
+        """
+        compare = {"tolerance": tolerance, "top_k": top_k, "ignore": list(ignore)}
+        spec = {"items": [dict(item) for item in items], "compare": compare, "seed": seed}
+        reports: list[dict[str, Any]] = self._call("POST", at("endpoints", endpoint, "verify"), spec)[
+            "reports"
+        ]
+        return reports
+
     def get_handle(self, endpoint: str) -> Handle:
         """A handle that calls an endpoint. Raises EndpointNotFound."""
         self._traffic(endpoint)

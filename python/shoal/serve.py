@@ -45,6 +45,7 @@ __all__ = [
     "start_canary",
     "status",
     "update_backend_config",
+    "verify",
 ]
 
 _client: Client | None = None
@@ -201,6 +202,11 @@ def abort_canary(endpoint: str) -> dict[str, Any]:
 def promote_canary(endpoint: str) -> dict[str, Any]:
     """Give an endpoint's canary all of the traffic now."""
     return _current().promote_canary(endpoint)
+
+
+def verify(endpoint: str, /, *items: Mapping[str, Any], **options: Any) -> list[dict[str, Any]]:
+    """Whether an endpoint's models give the same answers in any company; see Client.verify."""
+    return _current().verify(endpoint, *items, **options)
 
 
 def get_handle(endpoint: str) -> Handle:
