@@ -229,7 +229,7 @@ class Client:
         queries such as {"query": {"number": 1}} or {"json": …}, or a handle's, {"data": …} or
         {"kwargs": {…}}; without any the endpoint's example. tolerance, top_k and ignore say when two answers
         are the same, seed is that of the order. Returns a report for each backend that gets traffic: drifted
-        is how many answers differed, leaked how many of these were another item's; cases and drifts tell which.
+        is how many answers differed, leaked how many of these were another item's; cases and drifts say more.
         Raises EndpointNotFound, InvalidArgument, LoadFailed.
         """
         compare = {"tolerance": tolerance, "top_k": top_k, "ignore": list(ignore)}
