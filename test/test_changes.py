@@ -256,6 +256,23 @@ def test_no_key_of_a_config_loses_a_query_when_it_changes(folder: Folder) -> Non
         client.shutdown()
 
 
+def test_workers_are_recycled_without_a_failed_query(folder: Folder) -> None:
+    folder.config("{num_replicas: 2, max_batch_size: 2, recycle_after: 20}")
+    with serving("shoal.yaml", folder.path) as server:
+        client = connect(server, folder.path)
+        first = {replica["pid"] for replica in backend(client, "m")["replicas"]}
+
+        def fresh() -> bool:
+            return not first & {replica["pid"] for replica in backend(client, "m")["replicas"]}
+
+        with Loads(client, "m") as load:
+            until(fresh, "all workers to be recycled")
+            load.more(20)
+        assert load.errors == []
+        assert set(backend(client, "m")["restart_reasons"]) == {"recycle"}
+        client.shutdown()
+
+
 CROWDED = (
     MODEL
     + """

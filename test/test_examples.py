@@ -51,11 +51,11 @@ def test_the_go_example_serves_http_until_it_is_told_to_stop(go_example: Path) -
         assert example.wait() == 0, example.said
 
 
-@pytest.fixture
-def adder() -> Iterator[str]:
-    """Where examples/adder/shoal.yaml is served."""
+@pytest.fixture(params=["shoal.yaml", "scaling.yaml"])
+def adder(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where a config file of examples/adder is served."""
     address = f"127.0.0.1:{free_port()}"
-    with Process([SHOAL, "serve", "--http", address, EXAMPLES / "adder" / "shoal.yaml"]) as server:
+    with Process([SHOAL, "serve", "--http", address, EXAMPLES / "adder" / request.param]) as server:
         until(lambda: answer(server, address, "/adder?number=0"), "an answer")
         yield address
         server.signal(signal.SIGTERM)

@@ -91,7 +91,8 @@ type BackendStatus struct {
 	Replicas []ReplicaStatus `json:"replicas"`
 	Queued   int             `json:"queued"`
 	Running  int             `json:"running"`
-	Restarts uint64          `json:"restarts"` // of all replicas, also of those that are gone
+	Wanted   int             `json:"replicas_wanted"` // how many there are to be; 0 while it is idle
+	Restarts uint64          `json:"restarts"`        // of all replicas, also of those that are gone
 	Stats    Stats           `json:"stats"`
 
 	// RestartReasons are the Restarts by why they were needed.

@@ -35,6 +35,7 @@ type scaler struct {
 	asleep bool   // there are no replicas because nothing is to be done
 	state  State  // how the backend stands while it is asleep
 	why    string // it could not be woken
+	target int    // replicas that the autoscaler wants; 0: it has not said yet
 	counts map[string]uint64
 }
 
@@ -76,12 +77,22 @@ func (s *scaler) stand(asleep bool, state State, why string) {
 	s.asleep, s.state, s.why = asleep, state, why
 }
 
+// aim records how many replicas the autoscaler wants.
+func (s *scaler) aim(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.target = n
+}
+
 // show adds to a status.
 func (s *scaler) show(status *BackendStatus) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	status.ScaleEvents = maps.Clone(s.counts)
+	least, most := status.Config.bounds()
+	status.Wanted = max(least, min(most, s.target))
 	if s.asleep {
+		status.Wanted = 0
 		status.State, status.Error = s.state, s.why
 	}
 }
@@ -171,7 +182,11 @@ func (p *Pool[In, Out]) adjust(ctx context.Context) {
 		sample.busy = float64(load.Busy-s.busy) / float64(elapsed) / float64(c.MaxConcurrentBatches)
 	}
 	s.last, s.busy = now, load.Busy
-	if n := s.auto.want(c, sample); n != sample.replicas {
+	n := s.auto.want(c, sample)
+	if n != sample.replicas || s.auto.hot.IsZero() { // else what was wanted is not there yet
+		s.aim(n)
+	}
+	if n != sample.replicas {
 		p.resize(ctx, n, sample)
 	}
 }

@@ -63,6 +63,31 @@ func TestReplicasComeAndGoWithTheLoad(t *testing.T) {
 	})
 }
 
+func TestReplicasThatCannotStartAreWantedAllTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := (&mortal{}).slowly(time.Second)
+		p := m.pool(t, serving.Config{MaxBatchSize: 1, MaxReplicas: 4})
+		m.starting(func(context.Context, int) error { return errors.New("no memory") })
+		var answers []<-chan error
+		for range 20 {
+			answers = append(answers, sent(p, "q"))
+		}
+		time.Sleep(10 * time.Second)
+		if s := p.Status(); s.Wanted != 2 || len(s.Replicas) != 1 {
+			t.Errorf("%d replicas, %d wanted", len(s.Replicas), s.Wanted)
+		}
+		for _, answer := range answers {
+			if err := <-answer; err != nil {
+				t.Error(err)
+			}
+		}
+		time.Sleep(time.Second)
+		if s := p.Status(); s.Wanted != 1 {
+			t.Errorf("without a load %d are wanted", s.Wanted)
+		}
+	})
+}
+
 // idle is a pool that has gone to sleep.
 func idle(t *testing.T, m *mortal, config serving.Config) *serving.Pool[string, string] {
 	t.Helper()
@@ -76,7 +101,7 @@ func idle(t *testing.T, m *mortal, config serving.Config) *serving.Pool[string, 
 		t.Fatalf("%d replicas before the idle_timeout", n)
 	}
 	time.Sleep(30 * time.Second)
-	if s := p.Status(); s.State != serving.StateIdle || len(s.Replicas) != 0 {
+	if s := p.Status(); s.State != serving.StateIdle || len(s.Replicas) != 0 || s.Wanted != 0 {
 		t.Fatalf("after the idle_timeout: %+v", s)
 	}
 	return p
@@ -109,7 +134,7 @@ func TestTheFirstQueriesOfAnIdleBackendAreHeldAndAnswered(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		s := p.Status()
-		if s.State != serving.StateReady || len(s.Replicas) != 2 || s.ScaleEvents["wake"] != 1 {
+		if s.State != serving.StateReady || len(s.Replicas) != 2 || s.Wanted != 2 || s.ScaleEvents["wake"] != 1 {
 			t.Errorf("awake: %+v", s)
 		}
 		time.Sleep(2 * time.Minute)

@@ -196,6 +196,7 @@ var (
 	queuing  = describe("shoal_queued_queries", "Queries that wait.")
 	running  = describe("shoal_running_queries", "Queries that are being computed.")
 	replicas = describe("shoal_replicas", "Replicas by state.", "state")
+	wanted   = describe("shoal_replicas_wanted", "Replicas that there are to be, by the config or the load.")
 	restarts = describe("shoal_replica_restarts_total", "Times that a replica had to be restarted, by why.", "reason")
 	scaled   = describe("shoal_scale_events_total", "Changes of the number of replicas by the server itself.", "event")
 	stuck    = describe("shoal_stuck_replicas", "Replicas that were given up and have not ended.")
@@ -248,6 +249,7 @@ func (d deployed) Collect(out chan<- prometheus.Metric) {
 		for _, reason := range serving.RestartReasons() { // likewise
 			count(restarts, b.RestartReasons[reason], string(reason))
 		}
+		gauge(wanted, b.Wanted)
 		gauge(stuck, b.Stuck)
 		if v := b.Verified; b.Config.VerifyOneIn > 0 || v.Same+v.Different+v.Skipped+v.Failed > 0 {
 			count(verified, v.Same, "same")

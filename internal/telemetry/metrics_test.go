@@ -56,7 +56,7 @@ func TestABackendIsMeasured(t *testing.T) {
 	m := New()
 	m.Watch(r)
 	deploy(t, r, serving.BackendStatus{
-		Name: "adder:v1", Queued: 3, Running: 2, Restarts: 6, Stuck: 2, // one was of a replica that is gone
+		Name: "adder:v1", Queued: 3, Running: 2, Restarts: 6, Wanted: 4, Stuck: 2, // one was of a replica that is gone
 		RestartReasons: map[serving.RestartReason]uint64{serving.ReasonDied: 6},
 		Replicas:       []serving.ReplicaStatus{{State: serving.StateReady, Restarts: 1}, {State: serving.StateReady}, {State: serving.StateFailed, Restarts: 4}},
 		Stats:          serving.Stats{Admitted: 20, Answered: 12, Failed: 1, Refused: 4, Refusals: map[string]uint64{"queue_full": 3, "other": 1}, Dropped: 2, Ahead: 3, Returned: 1, Reasons: map[string]uint64{"free": 5, "full": 2}},
@@ -84,6 +84,7 @@ func TestABackendIsMeasured(t *testing.T) {
 		`shoal_replicas{backend="adder:v1",state="draining"} 0`,
 		`shoal_replica_restarts_total{backend="adder:v1",reason="died"} 6`,
 		`shoal_replica_restarts_total{backend="adder:v1",reason="batch_timeout"} 0`,
+		`shoal_replicas_wanted{backend="adder:v1"} 4`,
 		`shoal_stuck_replicas{backend="adder:v1"} 2`,
 		`shoal_batch_size_bucket{backend="adder:v1",le="2"} 0`,
 		`shoal_batch_size_bucket{backend="adder:v1",le="4"} 1`,
