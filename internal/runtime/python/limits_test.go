@@ -55,8 +55,15 @@ func TestALimitThatCannotBeSetIsSaid(t *testing.T) {
 
 func TestAWorkerIsRecycledBeforeItsCPUTimeIsUsedUp(t *testing.T) {
 	b := mustDeploy(t, "greedy", serving.Config{MaxBatchSize: 1, CPUTimeLimit: second(10)})
-	pid := mustPID(t, submit(t, b, api(`{"busy":8}`))()) // nearly all: the rest must do until a fresh one is there
-	for next := pid; next == pid; time.Sleep(10 * time.Millisecond) {
+	pid := mustPID(t, submit(t, b, api(`{}`))())
+	next := pid
+	for range 16 { // nearly all: the rest must do until a fresh one is there
+		if next == pid {
+			next = mustPID(t, submit(t, b, api(`{"busy":0.5}`))())
+		}
+	}
+	for next == pid {
+		time.Sleep(50 * time.Millisecond)
 		next = mustPID(t, submit(t, b, api(`{}`))())
 	}
 	if got := b.Status().RestartReasons; got[serving.ReasonRecycle] != 1 || got[serving.ReasonDied] != 0 {
