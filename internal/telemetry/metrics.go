@@ -28,6 +28,7 @@ type Metrics struct {
 	coldStarts *prometheus.HistogramVec
 	denied     *prometheus.CounterVec
 	refused    *prometheus.CounterVec
+	refusals   *prometheus.HistogramVec
 }
 
 // New returns Metrics with nothing measured yet.
@@ -60,11 +61,15 @@ func New() *Metrics {
 	m.refused = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "shoal_requests_refused_total", Help: "Connections, and requests whose body was still arriving, for which there was no room.",
 	}, []string{"front", "reason"})
+	m.refusals = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "shoal_http_refusal_duration_seconds", Help: "Time from a request's headers to its refusal, with status 503.",
+		Buckets: []float64{0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1},
+	}, []string{"endpoint"})
 	for _, reason := range []string{"connections", "inflight_bytes"} { // an alert needs a 0 to begin from
 		m.refused.WithLabelValues("http", reason)
 		m.refused.WithLabelValues("admin", reason)
 	}
-	m.registry.MustRegister(m.queued, m.computed, m.sizes, m.coldStarts, m.requests, m.duration, m.denied, m.refused,
+	m.registry.MustRegister(m.queued, m.computed, m.sizes, m.coldStarts, m.requests, m.duration, m.denied, m.refused, m.refusals,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -131,6 +136,7 @@ type Route struct {
 	metrics  *Metrics
 	endpoint string
 	duration prometheus.Observer
+	refusals prometheus.Observer
 	codes    [600]atomic.Pointer[prometheus.Counter]
 }
 
@@ -138,12 +144,15 @@ type Route struct {
 // for requests that no endpoint has the route of.
 func (m *Metrics) Route(endpoint string) *Route {
 	endpoint = label(endpoint)
-	return &Route{metrics: m, endpoint: endpoint, duration: m.duration.WithLabelValues(endpoint)}
+	return &Route{metrics: m, endpoint: endpoint, duration: m.duration.WithLabelValues(endpoint), refusals: m.refusals.WithLabelValues(endpoint)}
 }
 
 // Request counts one answered request.
 func (r *Route) Request(code int, took time.Duration) {
 	r.duration.Observe(took.Seconds())
+	if code == http.StatusServiceUnavailable {
+		r.refusals.Observe(took.Seconds())
+	}
 	if code < 0 || code >= len(r.codes) {
 		code = 0
 	}

@@ -178,3 +178,14 @@ func BenchmarkRequest(b *testing.B) {
 		}
 	})
 }
+
+func TestHowSoonRequestsAreRefused(t *testing.T) {
+	m := New()
+	route := m.Route("slow")
+	route.Request(503, 2*time.Millisecond)
+	route.Request(503, 20*time.Millisecond)
+	route.Request(200, time.Millisecond)
+	wantLines(t, scrape(t, m),
+		`shoal_http_refusal_duration_seconds_bucket{endpoint="slow",le="0.005"} 1`, `shoal_http_refusal_duration_seconds_bucket{endpoint="slow",le="0.025"} 2`,
+		`shoal_http_refusal_duration_seconds_count{endpoint="slow"} 2`, `shoal_http_request_duration_seconds_count{endpoint="slow"} 3`)
+}
