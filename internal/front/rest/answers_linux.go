@@ -11,6 +11,7 @@ import (
 // left, or its time is over.
 
 func (l *loop) expired(c *conn) {
+	defer l.recovered(c)
 	switch c.phase {
 	case asking:
 		l.overdue(c)
@@ -51,6 +52,7 @@ func (x *flight) hasLanded() bool { return x.state.Or(again)&^again == landed }
 
 // ready goes on with a connection of which something has changed.
 func (l *loop) ready(c *conn, events uint32) {
+	defer l.recovered(c)
 	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		c.left = true
 	}
@@ -162,8 +164,8 @@ const lingerTime = 500 * time.Millisecond
 // answer has the loop itself answer for a flight that nobody else will.
 func (l *loop) answer(c *conn, respond func(http.ResponseWriter) int) {
 	x := c.flight
-	c.flight = nil
 	x.giveBack()
+	c.flight, c.phase = nil, writing // a connection that is filling has a flight
 	x.respondWith(respond)
 	l.answered(c)
 }

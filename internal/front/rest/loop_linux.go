@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -293,14 +294,18 @@ func (l *loop) forget(c *conn) {
 func (l *loop) drain() {
 	l.ending, l.now = true, time.Now()
 	for _, c := range l.conns {
-		if c == nil {
-			continue
+		if c != nil {
+			l.drainOne(c)
 		}
-		if c.phase == asking && c.flight.hasLanded() {
-			l.landed(c)
-		}
-		l.dismiss(c)
 	}
+}
+
+func (l *loop) drainOne(c *conn) {
+	defer l.recovered(c)
+	if c.phase == asking && c.flight.hasLanded() {
+		l.landed(c)
+	}
+	l.dismiss(c)
 }
 
 // dismiss ends a connection that has no request. One that has is net/http's to refuse.
@@ -326,4 +331,25 @@ func (l *loop) abort() {
 			l.end(c)
 		} // else it lands just now, and comes back
 	}
+}
+
+// recovered ends the connection at which the loop panicked. It would be the end of
+// the process and of all its connections.
+func (l *loop) recovered(c *conn) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	l.front.opts.Logger.Error("a connection made the server panic and was closed", "panic", v, "stack", string(debug.Stack()))
+	x := c.flight
+	switch {
+	case c.phase == gone:
+		return
+	case c.phase == asking && x != nil && !x.hasLanded() && !x.abandon():
+		return // it lands just now, and comes back
+	case x != nil:
+		x.giveBack()
+	}
+	c.phase = lingering // whatever it was at, it is at no body any more
+	l.end(c)
 }

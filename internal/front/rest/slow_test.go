@@ -183,9 +183,18 @@ func TestTooManyClientsThatDoNotRead(t *testing.T) {
 	s.unsent.Store(0)
 }
 
-// Connections that are reset at any moment harm nobody else.
+// Connections that are reset at any moment, with or without an end before, harm nobody
+// else; nor do they where no body has room.
 func TestConnectionsThatAreReset(t *testing.T) {
-	s := serve(t, Options{}, newFake("m", func(c *serving.Call) error {
+	for name, opts := range map[string]Options{"": {}, "no room": {MaxInflightBytes: 50}, "no time": {ReadTimeout: time.Millisecond}} {
+		for _, end := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s,end=%v", name, end), func(t *testing.T) { resetConnections(t, opts, end) })
+		}
+	}
+}
+
+func resetConnections(t *testing.T, opts Options, end bool) {
+	s := serve(t, opts, newFake("m", func(c *serving.Call) error {
 		go func() { _ = answer(c, serving.Response{Format: serving.Bytes, Body: c.Request.Body}, nil) }()
 		return nil
 	}))
@@ -193,7 +202,7 @@ func TestConnectionsThatAreReset(t *testing.T) {
 	var clients sync.WaitGroup
 	for client := range 8 {
 		clients.Go(func() {
-			for n := range len(request) {
+			for n := 0; n < len(request); n += 2 {
 				conn, err := net.Dial("tcp", s.addr) //nolint:noctx // it is local
 				if err != nil {
 					t.Error(err)
@@ -201,13 +210,20 @@ func TestConnectionsThatAreReset(t *testing.T) {
 				}
 				_ = conn.(*net.TCPConn).SetLinger(0)
 				_, _ = io.WriteString(conn, request[:(n+client)%len(request)+1])
+				if end {
+					_ = conn.(*net.TCPConn).CloseWrite()
+				}
 				_ = conn.Close()
 			}
 		})
 	}
 	clients.Wait()
-	if got := s.ask("POST", "/m", "fine"); got.body != "fine" {
+	until(t, "all are closed, and nothing is counted", func() bool { return s.connections.Open() == 0 && s.arriving.Held() == 0 })
+	if got := s.ask("GET", "/m", ""); got.StatusCode != 200 {
 		t.Errorf("got %d %q", got.StatusCode, got.body)
+	}
+	if strings.Contains(s.log.String(), "panic") {
+		t.Errorf("logged %s", s.log)
 	}
 }
 
