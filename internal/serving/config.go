@@ -441,7 +441,8 @@ func (c Config) limits() batch.Limits {
 // needsRestart reports whether a change to next takes new replicas.
 func (c Config) needsRestart(next Config) bool {
 	return c.MemoryLimit != next.MemoryLimit || c.CPUTimeLimit != next.CPUTimeLimit || c.OpenFilesLimit != next.OpenFilesLimit ||
-		c.MaxConcurrentBatches != next.MaxConcurrentBatches || !maps.Equal(c.Env, next.Env) || c.coldFor(next)
+		c.MaxConcurrentBatches != next.MaxConcurrentBatches || (c.OnBatchError == FailAll) != (next.OnBatchError == FailAll) ||
+		!maps.Equal(c.Env, next.Env) || c.coldFor(next)
 }
 
 // coldFor reports whether replicas that were warmed up never computed batches as

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from ._array_batch import AnyArray, ArrayBatch, encode_arrays
-from ._array_stack import Group, stack
+from ._array_stack import Group, restack, stack
 from ._batch import Batch
 from ._call import Plan, Target, as_answers
 from ._compute import Reply, encode_error, encode_result
 from ._context import enter
 from ._errors import InvalidArgument, WrongAnswerCount
+from ._isolate import isolate
 
 
 def compute_arrays(target: Target, plan: Plan | Exception, batch: ArrayBatch) -> Reply:
@@ -41,8 +42,8 @@ async def compute_arrays_async(target: Target, plan: Plan, batch: ArrayBatch) ->
 def compute_columns(target: Target, plan: Plan, batch: Batch) -> Reply:
     """As compute, for queries of handles, whose arguments are made arrays first."""
     try:
-        answers = _Answers(target, batch)
-        for group in _groups(target, plan, batch):
+        answers = _Answers(target, plan, batch)
+        for group in answers.calls():
             enter(batch, len(group[0]))
             with answers.failing(group):
                 answers.add(group, plan.call(*_requests(plan, batch, group), **group[1]))
@@ -54,8 +55,8 @@ def compute_columns(target: Target, plan: Plan, batch: Batch) -> Reply:
 async def compute_columns_async(target: Target, plan: Plan, batch: Batch) -> Reply:
     """As compute_columns, for an async function."""
     try:
-        answers = _Answers(target, batch)
-        for group in _groups(target, plan, batch):
+        answers = _Answers(target, plan, batch)
+        for group in answers.calls():
             enter(batch, len(group[0]))
             with answers.failing(group):
                 answers.add(group, await plan.call(*_requests(plan, batch, group), **group[1]))
@@ -132,37 +133,64 @@ def _requests(plan: Plan, batch: Batch, group: Group) -> tuple[()] | tuple[list[
 
 
 class _Answers:
-    """Puts the answers of a batch's calls in the order of its queries."""
+    """The calls that a batch takes, and their answers in the order of its queries."""
 
-    def __init__(self, target: Target, batch: Batch) -> None:
+    def __init__(self, target: Target, plan: Plan, batch: Batch) -> None:
         self._target = target
+        self._plan = plan
         self._batch = batch
         self._answers: Sequence[Any] | None = None
         self._placed: list[Any] = []
+        self._suspects: list[tuple[list[int], Exception]] = []  # queries of calls that failed
+        self._searching = False
+        self._failed: Exception | None = None  # with what the last call of a search did
+
+    def calls(self) -> Iterator[Group]:
+        """The groups to compute; each is to be computed before the next is asked for."""
+        yield from _groups(self._target, self._plan, self._batch)
+        self._searching = True
+        for indices, error in self._suspects:
+            yield from self._search(indices, error)
+
+    def _search(self, indices: list[int], error: Exception) -> Iterator[Group]:
+        assert self._plan.arrays is not None
+        search = isolate(indices, error)
+        try:
+            part = next(search)
+            while True:
+                self._failed = None
+                yield restack(self._plan.arrays, self._plan.label, self._batch, part)
+                part = search.send(self._failed)
+        except StopIteration as end:
+            self._placed += end.value.items()
 
     @contextmanager
     def failing(self, group: Group) -> Iterator[None]:
-        """What a call raises is the error of its own queries, where the batch has others."""
+        """What a call raises concerns its own queries, where the batch has others."""
         try:
             yield
         except Exception as exc:
             if len(group[0]) == self._batch.size:
                 raise
-            self._placed += [(i, exc) for i in group[0]]
+            if self._searching:
+                self._failed = exc
+            elif len(group[0]) > 1 and self._target.isolates:
+                self._suspects.append((group[0], exc))
+            else:
+                self._placed += [(i, exc) for i in group[0]]
 
     def add(self, group: Group, result: Any) -> None:
-        """Take what one call returned."""
+        """Take what one call returned. Raises what is wrong with it."""
         answers = _items(self._target, _as_arrays(self._target, result))
         indices = group[0]
         if len(indices) == self._batch.size:
             self._answers = answers  # the server compares their number
             return
         if len(answers) != len(indices):
-            wrong = WrongAnswerCount(
+            raise WrongAnswerCount(
                 f"backend {self._target.backend!r} returned {len(answers)} answers "
                 f"for a batch of {len(indices)} queries"
             )
-            answers = [wrong] * len(indices)
         self._placed += zip(indices, answers, strict=True)
 
     def in_order(self) -> Sequence[Any]:

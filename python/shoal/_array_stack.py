@@ -52,6 +52,12 @@ def stack(signature: Signature, label: str, batch: Batch) -> list[Group]:
     return [(indices, _join(signature, members)) for indices, members in groups.values()]
 
 
+def restack(signature: Signature, label: str, batch: Batch, indices: list[int]) -> Group:
+    """The call of some queries that shared one before, with new arrays: the model may have changed those."""
+    rows = (_with_data(signature, label, batch, i) for i in indices)
+    return indices, _join(signature, [_take_items(signature, label, row) for row in rows])
+
+
 def _with_data(signature: Signature, label: str, batch: Batch, i: int) -> dict[str, Any]:
     """The arguments of query i by name: what was given without one is the first input, as in Python."""
     data, row = batch.requests[i].data, batch.kwargs[i]

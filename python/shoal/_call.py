@@ -119,6 +119,7 @@ class Target:
     def __init__(self, backend: str, model: Any, marked: Any) -> None:
         """Backend names it in errors; marked is what the user deployed, the class for an instance."""
         self.backend = backend
+        self.isolates = True  # of calls that fail, the queries are computed again in parts
         self.model = model
         self.is_class = model is not marked
         self.accepts_batch = accepts_batch(marked)

@@ -336,6 +336,7 @@ def serve(sock: socket.socket, claims: Claims) -> int:
     watch_hangup(sock)
     try:
         target = load(init)
+        target.isolates = bool(init.get("isolate", True))
     except BaseException as exc:  # a model that calls sys.exit() while it is loaded has failed to load
         sock.sendall(json_frame(_wire.FAILED, error_object(exc)))
         return 1

@@ -296,6 +296,52 @@ def test_the_number_of_answers_is_told_as_it_is(worker):
     assert worker(model, max_batch_size=4).arrays({"x": np.arange(3)}).tolist() == [0]
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_of_queries_that_share_one_of_several_calls_only_the_guilty_fails(worker, asynchronous):
+    def add_one(x):
+        print(len(x), flush=True)
+        x += 1  # in place: nobody else may see it
+        if (x < 0).any():
+            raise ValueError(f"a negative number among {len(x)}")
+        return x
+
+    @serve.accept_batch(arrays=True)
+    def model(x):
+        return add_one(x)
+
+    @serve.accept_batch(arrays=True)
+    async def async_model(x):
+        return add_one(x)
+
+    server = worker(async_model if asynchronous else model, max_batch_size=16)
+    for guilty in range(8):
+        calls = [{"x": [100 * (i != guilty) - 50, i]} for i in range(8)]
+        answers = server.api({"x": [1, 2, 3]}, *calls, {"x": 5})
+        assert answers[0].tolist() == [2, 3, 4]
+        assert answers[9] == 6
+        assert str(answers[guilty + 1].error["message"]) == "a negative number among 1"
+        for i in range(8):
+            if i != guilty:
+                assert answers[i + 1].tolist() == [51, i + 1]
+    sizes = server.finish()[1].split()
+    assert len(sizes) <= 8 * (3 + 2 * 3)
+
+
+def test_a_model_that_must_not_be_called_twice_is_not(worker):
+    @serve.accept_batch(arrays=True)
+    def model(x):
+        print(len(x), flush=True)
+        if x.ndim > 1:
+            raise ValueError(f"{len(x)} together")
+        return x
+
+    server = worker(model, max_batch_size=16, isolate=False)
+    answers = server.api({"x": [1, 2]}, {"x": [3, 4]}, {"x": 5})
+    assert [answer.error["message"] for answer in answers[:2]] == ["2 together"] * 2
+    assert answers[2] == 5
+    assert server.finish()[1].split() == ["2", "1"]
+
+
 def test_a_model_that_raises_fails_the_batch_and_lives_on(worker):
     @serve.accept_batch(arrays=True)
     def model(x):
@@ -426,7 +472,7 @@ def test_a_handles_queries_are_padded(worker):
 def test_wrong_counts_of_a_part_of_a_batch_hit_that_part(worker):
     @serve.accept_batch(arrays=True)
     def model(x):
-        return x[:1] if x.dtype == "int64" else x
+        return x.repeat(2) if x.dtype == "int64" else x
 
     answers = worker(model, max_batch_size=8).api({"x": 1}, {"x": 1.5}, {"x": 2})
     assert [a.error["type"] if isinstance(a, RemoteError) else a for a in answers] == [

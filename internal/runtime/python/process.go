@@ -36,6 +36,7 @@ type initFrame struct {
 	Source       Source   `json:"source"`
 	Concurrency  int      `json:"concurrency"`
 	MaxBatchSize int      `json:"max_batch_size"`
+	Isolate      bool     `json:"isolate"`
 	SysPath      []string `json:"sys_path,omitempty"`
 	Cwd          string   `json:"cwd,omitempty"`
 	Shared       *shared  `json:"shared,omitempty"`
@@ -103,7 +104,7 @@ func (r *runtime) handshake(p *process, spec serving.ReplicaSpec) (readyFrame, e
 	var ready readyFrame
 	init := initFrame{
 		Protocol: wire.Version, Backend: spec.Backend, Replica: spec.Index, Source: r.spec.Source,
-		Concurrency: max(1, spec.Config.MaxConcurrentBatches), MaxBatchSize: spec.Config.MaxBatchSize,
+		Concurrency: max(1, spec.Config.MaxConcurrentBatches), MaxBatchSize: spec.Config.MaxBatchSize, Isolate: spec.Config.OnBatchError != serving.FailAll,
 		SysPath: r.spec.SysPath, Cwd: r.spec.Cwd,
 	}
 	if p.arena != nil {
