@@ -60,14 +60,11 @@ func (r *Registry) Apply(ctx context.Context, plan Plan) (map[string]Backend, Ap
 	if err != nil {
 		return nil, Applied{}, errors.Join(err, a.undo(ctx))
 	}
-	if err := r.change(a.put); err != nil {
+	if err := a.putInForce(); err != nil {
 		return nil, Applied{}, errors.Join(err, revert(), a.undo(ctx))
 	}
 	for _, old := range a.gone {
 		r.retire(old)
-	}
-	if err := a.startCanaries(); err != nil { // all was checked: the server closes
-		return nil, Applied{}, err
 	}
 	return a.next, a.done.filled(), nil
 }
@@ -114,8 +111,10 @@ type application struct {
 	gone     []Backend          // counted in retiring
 	done     Applied
 
-	canaries []declared // that are to be started
-	dropped  []*canary  // that are to end
+	declared map[string]*declaration // of the endpoints whose canaries are to be started
+	started  []*canary
+	dropped  []*canary           // that are to end
+	shadows  map[*canary]float64 // their own proportions as shadows, as the plan says, of those that go on
 }
 
 // promised stands for a backend that is not started yet.
@@ -150,6 +149,7 @@ func (a *application) check() error {
 			return err
 		}
 	}
+	defer a.holdCanaries()()
 	trial := application{registry: a.registry, plan: a.plan, next: a.next}
 	return trial.replace(a.registry.table.Load().copy())
 }
@@ -222,9 +222,25 @@ func (a *application) update(ctx context.Context) (revert func() error, err erro
 	return revert, nil
 }
 
-// put changes the table for good.
+// putInForce changes the table and lets the canaries know.
+func (a *application) putInForce() error {
+	defer a.holdCanaries()()
+	if err := a.registry.change(a.put); err != nil {
+		for _, c := range a.started {
+			c.cancel()
+		}
+		return err
+	}
+	a.moveCanaries()
+	return nil
+}
+
+// put changes the table for good. The canaries are held.
 func (a *application) put(t *table) error {
 	if err := a.replace(t); err != nil {
+		return err
+	}
+	if err := a.beginCanaries(t); err != nil {
 		return err
 	}
 	a.registry.retiring.Add(len(a.gone)) // now, for a Close that follows to wait for them
@@ -260,7 +276,7 @@ func (a *application) replace(t *table) error {
 	return nil
 }
 
-// endpoints puts the plan's endpoints into the table. The routes of all are
+// endpoints puts the plan's endpoints into the table. The canaries are held. The routes of all are
 // free first, so that two may exchange theirs.
 func (a *application) endpoints(t *table) error {
 	before := make(map[string]*Endpoint)
@@ -274,9 +290,8 @@ func (a *application) endpoints(t *table) error {
 			return fmt.Errorf("endpoint %q: %w", name, err)
 		}
 		old := before[name]
-		anew := a.declaredCanary(e, old, a.plan.Endpoints[name].Canary)
-		if !anew && old != nil && old.watch != nil && reflect.DeepEqual(weights(e.traffic), old.watch.before) {
-			e.traffic, e.shadows, e.watch = old.traffic, old.shadows, old.watch // its canary goes on
+		if err := a.canary(t, e, old, a.plan.Endpoints[name].Canary); err != nil {
+			return fmt.Errorf("endpoint %q: %w", name, err)
 		}
 		if old != nil && reflect.DeepEqual(old.Example, e.Example) {
 			e.Example = old.Example // what proved itself with it need not again

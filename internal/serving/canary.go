@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -83,8 +82,8 @@ type ArmStatus struct {
 	P99     Duration `json:"p99"`
 }
 
-// check fills the defaults and refuses what makes no sense.
-func (s *CanarySpec) check() error {
+// Check fills the defaults and refuses what makes no sense. Once checked, a spec stays as it is.
+func (s *CanarySpec) Check() error {
 	fail := func(format string, args ...any) error { return Errorf(InvalidArgument, "canary: "+format, args...) }
 	if s.Steps == nil {
 		s.Steps = []float64{0.05, 0.25, 0.5, 1}
@@ -119,26 +118,26 @@ func (s *CanarySpec) check() error {
 	if s.MinQueries == 0 {
 		s.MinQueries = 50
 	}
-	if s.MinCompared == 0 {
+	if s.MinCompared == 0 && s.Compare != nil {
 		s.MinCompared = 100
 	}
 	return s.Compare.check()
 }
 
-// canaries are those of a registry, by endpoint.
+// canaries are those of a registry, by endpoint. Locks are taken in this order: mu, the
+// mu of canaries, that of the registry.
 type canaries struct {
 	log *slog.Logger // nil: nothing is logged
 
 	mu      sync.Mutex
-	closed  bool
 	all     map[string]*canary
 	running sync.WaitGroup
 }
 
-// close ends all that run and leaves their traffic as it is.
+// close ends all that run and leaves their traffic as it is. The registry takes no
+// changes any more, so that none is started.
 func (c *canaries) close() {
 	c.mu.Lock()
-	c.closed = true
 	for _, run := range c.all {
 		run.cancel()
 	}
@@ -152,18 +151,56 @@ func (c *canaries) get(endpoint string) *canary {
 	return c.all[endpoint]
 }
 
+// hold locks the canaries of endpoints: until release none of them moves, and none is
+// started or forgotten.
+func (c *canaries) hold(endpoints ...string) (release func()) {
+	c.mu.Lock()
+	var held []*canary
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(endpoints))) {
+		if run := c.all[name]; run != nil {
+			run.mu.Lock()
+			held = append(held, run)
+		}
+	}
+	return func() {
+		for _, run := range held {
+			run.mu.Unlock()
+		}
+		c.mu.Unlock()
+	}
+}
+
+// launch lets a canary run that has begun. mu is held.
+func (c *canaries) launch(run *canary) {
+	if c.all == nil {
+		c.all = make(map[string]*canary)
+	}
+	c.all[run.endpoint] = run
+	run.tell()
+	c.running.Go(run.run) // ends with the canary; close waits for it
+}
+
+// forget ends and forgets the canary of an endpoint that is gone. It is held.
+func (c *canaries) forget(endpoint string) {
+	if run := c.all[endpoint]; run != nil {
+		delete(c.all, endpoint)
+		run.drop("its endpoint was removed")
+	}
+}
+
 // canary is one canary's life, which one goroutine moves on.
 type canary struct {
 	registry *Registry
 	endpoint string
 	spec     CanarySpec
+	moving   context.Context // ends with the canary
 	cancel   context.CancelFunc
-	declared *declaration // nil: it was started by a call
 
 	before map[string]float64 // the traffic that it is turned back to
 	shadow float64            // the canary's own proportion as a shadow before
 
 	mu         sync.Mutex
+	declared   *declaration // nil: it was started by a call, or is not declared any more
 	state      CanaryState
 	step       int // index of spec.Steps; -1 while it is compared
 	since      time.Time
@@ -180,53 +217,45 @@ func (r *Registry) LogCanaries(log *slog.Logger) { r.canaries.log = log }
 // StartCanary has a backend take over an endpoint's traffic as the spec says. A
 // canary of the endpoint that runs already is AlreadyExists.
 func (r *Registry) StartCanary(endpoint string, spec CanarySpec) (CanaryStatus, error) {
-	return r.startCanary(endpoint, spec, nil)
-}
-
-func (r *Registry) startCanary(endpoint string, spec CanarySpec, as *declaration) (CanaryStatus, error) {
-	if err := spec.check(); err != nil {
+	if err := spec.Check(); err != nil {
 		return CanaryStatus{}, err
 	}
-	ctx, cancel := context.WithCancel(r.ctx)
-	c := &canary{registry: r, endpoint: endpoint, spec: spec, cancel: cancel, declared: as, step: -1}
-	if err := c.start(ctx); err != nil {
-		cancel()
+	c := r.newCanary(endpoint, spec, nil)
+	if err := c.start(); err != nil {
+		c.cancel()
 		return CanaryStatus{}, err
 	}
 	return c.status(), nil
 }
 
-func (c *canary) start(ctx context.Context) error {
+func (r *Registry) newCanary(endpoint string, spec CanarySpec, as *declaration) *canary {
+	c := &canary{registry: r, endpoint: endpoint, spec: spec, declared: as, step: -1}
+	c.moving, c.cancel = context.WithCancel(r.ctx)
+	return c
+}
+
+func (c *canary) start() error {
 	all := &c.registry.canaries
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	if all.closed {
-		return Errorf(Draining, "the server is shutting down and takes no changes")
-	}
-	if other := all.all[c.endpoint]; other != nil && !other.status().State.over() {
+	defer all.hold(c.endpoint)()
+	if other := all.all[c.endpoint]; other != nil && !other.state.over() {
 		return Errorf(AlreadyExists, "endpoint %q has a canary already, %q; abort or promote it first", c.endpoint, other.spec.Backend)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := c.begin(); err != nil {
+	if err := c.registry.change(c.begin); err != nil {
 		return err
 	}
-	if all.all == nil {
-		all.all = make(map[string]*canary)
-	}
-	all.all[c.endpoint] = c
-	all.running.Go(func() { c.run(ctx) }) // ends with the canary; Close waits for it
+	all.launch(c)
 	return nil
 }
 
-// begin notes what is there and makes the first change. mu is held.
-func (c *canary) begin() error {
-	e, err := c.registry.Endpoint(c.endpoint)
+// begin notes what is in a table and makes the first change to it. Nobody else has the
+// canary yet.
+func (c *canary) begin(t *table) error {
+	e, err := t.endpoint(c.endpoint)
 	if err != nil {
 		return err
 	}
-	if _, err := c.registry.Backend(c.spec.Backend); err != nil {
-		return err
+	if _, ok := t.backends[c.spec.Backend]; !ok {
+		return backendNotFound(c.spec.Backend, t.backends)
 	}
 	c.before, c.shadow = weights(e.traffic), weights(e.shadows)[c.spec.Backend]
 	if c.before[c.spec.Backend] > 0 {
@@ -236,30 +265,29 @@ func (c *canary) begin() error {
 	c.stored = e.watch // nil, or of a canary that is over
 	c.watch = &watch{canary: c.spec.Backend, arms: [2]*arm{new(arm), new(arm)}, before: weights(e.traffic)}
 	if c.spec.Compare == nil {
-		return c.next()
+		return c.next(t)
 	}
 	c.comparison = &comparison{spec: *c.spec.Compare, wait: &c.registry.comparing}
-	if err := c.put(c.before, 1, true); err != nil {
+	if err := c.put(t, c.before, 1, true); err != nil {
 		return err
 	}
 	c.state, c.since = CanaryComparing, time.Now()
-	c.log("canary is compared", "queries", c.spec.MinCompared)
 	return nil
 }
 
 // errOverruled is what a canary ends with that finds another's traffic.
 var errOverruled = Errorf(InvalidArgument, "somebody else changed the endpoint's traffic")
 
-// put changes the endpoint: its traffic, the canary's proportion as a shadow,
+// put changes the endpoint in a table: its traffic, the canary's proportion as a shadow,
 // and whether the canary is watched. It is errOverruled, and changes nothing, if
 // somebody changed the traffic since the canary looked.
-func (c *canary) put(traffic map[string]float64, shadow float64, watched bool) error {
+func (c *canary) put(t *table, traffic map[string]float64, shadow float64, watched bool) error {
 	var stored *watch
 	if watched {
 		stored = c.watch
 	}
-	err := c.registry.changeEndpoint(c.endpoint, func(e *Endpoint, t *table) (err error) {
-		if e.watch != c.stored || c.state == "" && !maps.Equal(weights(e.traffic), c.watch.before) {
+	err := t.changeEndpoint(c.endpoint, func(e *Endpoint) (err error) {
+		if e.watch != c.stored {
 			return errOverruled
 		}
 		if e.traffic, err = newTraffic(traffic, t.backends); err != nil {
@@ -281,9 +309,9 @@ func (c *canary) put(traffic map[string]float64, shadow float64, watched bool) e
 }
 
 // next goes to the next step, or promotes the canary after the last. mu is held.
-func (c *canary) next() error {
+func (c *canary) next(t *table) error {
 	if c.step+1 == len(c.spec.Steps) {
-		return c.finish(CanaryPromoted, "it went through all steps")
+		return c.finish(t, CanaryPromoted, "it went through all steps")
 	}
 	c.step++
 	c.watch = &watch{canary: c.spec.Backend, arms: [2]*arm{c.watch.arms[0], new(arm)}, before: c.watch.before}
@@ -292,22 +320,21 @@ func (c *canary) next() error {
 	for name, w := range c.before {
 		shifted[name] = w * (1 - weight) // also of 0: so that they stay, to be turned back to
 	}
-	if err := c.put(shifted, c.shadow, true); err != nil {
+	if err := c.put(t, shifted, c.shadow, true); err != nil {
 		return err
 	}
 	c.state, c.since = CanaryShifting, time.Now()
-	c.log("canary gets traffic", "weight", weight)
 	return nil
 }
 
 // finish ends the canary, with all of the traffic or with what was before. On an
 // error it is not over. mu is held.
-func (c *canary) finish(state CanaryState, reason string) error {
+func (c *canary) finish(t *table, state CanaryState, reason string) error {
 	step, traffic := c.step, c.before
 	if state == CanaryPromoted {
 		step, traffic = len(c.spec.Steps), map[string]float64{c.spec.Backend: 1}
 	}
-	if err := c.put(traffic, c.shadow, false); err != nil {
+	if err := c.put(t, traffic, c.shadow, false); err != nil {
 		return err
 	}
 	c.step = step
@@ -319,34 +346,49 @@ func (c *canary) finish(state CanaryState, reason string) error {
 func (c *canary) end(state CanaryState, reason string) {
 	c.state, c.reason = state, reason
 	c.cancel()
-	c.log("canary "+string(state), "reason", reason)
+}
+
+// drop ends a canary, if it is not over, and leaves the traffic as it is. Nothing
+// declares it any more. mu is held.
+func (c *canary) drop(reason string) {
+	c.declared = nil
+	if !c.state.over() {
+		c.end(CanaryAborted, reason)
+		c.tell()
+	}
 }
 
 // overruled ends the canary since others changed the traffic. mu is held.
 func (c *canary) overruled() { c.end(CanaryAborted, errOverruled.Message) }
 
-func (c *canary) log(event string, args ...any) {
+// tell logs where the canary stands now. mu is held.
+func (c *canary) tell() {
 	log := c.registry.canaries.log
 	if log == nil {
 		return
 	}
-	args = append([]any{"endpoint", c.endpoint, "backend", c.spec.Backend}, args...)
-	if c.state == CanaryRolledBack {
-		log.Error(event, args...)
-		return
+	log = log.With("endpoint", c.endpoint, "backend", c.spec.Backend)
+	switch c.state {
+	case CanaryComparing:
+		log.Info("canary is compared", "queries", c.spec.MinCompared)
+	case CanaryShifting:
+		log.Info("canary gets traffic", "weight", c.spec.Steps[c.step])
+	case CanaryRolledBack:
+		log.Error("canary "+string(c.state), "reason", c.reason)
+	default:
+		log.Info("canary "+string(c.state), "reason", c.reason)
 	}
-	log.Info(event, args...)
 }
 
 // run looks at the canary until it is over.
-func (c *canary) run(ctx context.Context) {
+func (c *canary) run() {
 	ticker := time.NewTicker(min(time.Second, max(time.Duration(c.spec.StepTime)/4, 10*time.Millisecond)))
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
 			c.look()
-		case <-ctx.Done():
+		case <-c.moving.Done():
 			return
 		}
 	}
@@ -361,19 +403,22 @@ func (c *canary) look() {
 	}
 	if e, err := c.registry.Endpoint(c.endpoint); err != nil || e.watch != c.watch {
 		c.overruled()
+		c.tell()
 		return
 	}
-	bad, enough := c.judge()
 	var err error
-	switch {
+	switch bad, enough := c.judge(); {
 	case bad != "":
-		err = c.finish(CanaryRolledBack, bad)
+		err = c.registry.change(func(t *table) error { return c.finish(t, CanaryRolledBack, bad) })
 	case enough:
-		err = c.next()
+		err = c.registry.change(c.next)
+	default:
+		return
 	}
 	if err != nil { // a backend is gone, the server closes, or somebody was faster
 		c.end(CanaryAborted, err.Error())
 	}
+	c.tell()
 }
 
 // judge returns what is wrong with the canary, or whether this stage is over.
@@ -439,9 +484,13 @@ func (r *Registry) endCanary(endpoint string, state CanaryState) (CanaryStatus, 
 	c.mu.Lock()
 	var err error
 	if !c.state.over() {
-		if err = c.finish(state, "somebody asked for it"); errors.Is(err, errOverruled) {
+		err = r.change(func(t *table) error { return c.finish(t, state, "somebody asked for it") })
+		if errors.Is(err, errOverruled) {
 			c.overruled()
 			err = nil
+		}
+		if err == nil {
+			c.tell()
 		}
 	}
 	now := c.state

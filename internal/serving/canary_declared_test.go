@@ -2,8 +2,12 @@ package serving_test
 
 import (
 	"maps"
+	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -23,7 +27,13 @@ func newFile(t *testing.T) *file {
 // none. Backends in anew, or that are not there yet, are started.
 func (f *file) apply(canary *serving.CanarySpec, traffic map[string]float64, anew map[string]*model) {
 	f.t.Helper()
-	p := plan(anew, map[string]serving.EndpointSpec{"m": {Traffic: traffic, Canary: canary}})
+	f.applySpec(serving.EndpointSpec{Traffic: traffic, Canary: canary}, anew)
+}
+
+// applySpec declares what "m" is.
+func (f *file) applySpec(spec serving.EndpointSpec, anew map[string]*model) {
+	f.t.Helper()
+	p := plan(anew, map[string]serving.EndpointSpec{"m": spec})
 	for name, b := range f.placed {
 		if _, ok := anew[name]; !ok {
 			p.Backends[name] = serving.BackendPlan{Keep: b, Config: b.Config()}
@@ -137,5 +147,172 @@ func TestACanaryThatCannotBeIsRefusedWithItsPlan(t *testing.T) {
 				t.Errorf("%d backends were started", n)
 			}
 		})
+	}
+}
+
+func TestADeclaredCanaryThatIsPutBackIsStartedAgain(t *testing.T) {
+	for name, test := range map[string]struct {
+		queries int // before it is taken out
+		then    map[string]float64
+	}{"before it took over": {20, onlyV1}, "after it took over": {400, onlyV2}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFile(t)
+				defer f.end()
+				f.apply(declared(), onlyV1, map[string]*model{"v1": good(), "v2": good()})
+				f.ask(test.queries)
+				f.apply(nil, test.then, nil)
+				f.apply(declared(), onlyV1, nil)
+				f.want(serving.CanaryShifting, "", fifth)
+			})
+		})
+	}
+}
+
+func TestACanaryGoesWithItsEndpoint(t *testing.T) {
+	for name, remove := range map[string]func(f *file) error{
+		"by a call": func(f *file) error { return f.DeleteEndpoint("m") },
+		"by a plan": func(f *file) error {
+			_, _, err := f.Apply(f.t.Context(), serving.Plan{RemoveEndpoints: []string{"m"}})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFile(t)
+				defer f.end()
+				f.apply(declared(), onlyV1, map[string]*model{"v1": good(), "v2": good()})
+				f.ask(10)
+				if err := remove(f); err != nil {
+					t.Fatal(err)
+				}
+				f.apply(declared(), onlyV1, nil)
+				f.want(serving.CanaryShifting, "", fifth)
+				if n := f.canary().Baseline.Queries; n > 0 {
+					t.Errorf("the new one has counted %d queries already", n)
+				}
+			})
+		})
+	}
+}
+
+func TestDefaultsThatAreWrittenOutAreNoChangeOfADeclaredCanary(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFile(t)
+		defer f.end()
+		f.apply(declared(), onlyV1, map[string]*model{"v1": good(), "v2": good()})
+		f.ask(20)
+		before := f.canary().Canary.Queries
+		spec := declared()
+		if err := spec.Check(); err != nil { // which fills them
+			t.Fatal(err)
+		}
+		f.apply(spec, onlyV1, nil)
+		if after := f.canary().Canary.Queries; after != before {
+			t.Errorf("it has %d answers, and had %d", after, before)
+		}
+	})
+}
+
+func TestAReloadChangesTheShadowsBesideACanary(t *testing.T) {
+	for name, test := range map[string]struct {
+		canary        *serving.CanarySpec
+		before, after map[string]float64 // the shadows that are declared
+		now, then     map[string]float64 // those there are after the reload, and when the canary is over
+	}{
+		"one more": {
+			declared(), nil, map[string]float64{"v3": 1}, map[string]float64{"v3": 1}, map[string]float64{"v3": 1},
+		},
+		"one less, while it is compared": {
+			comparedFirst(), map[string]float64{"v3": 1}, nil, map[string]float64{"v2": 1}, map[string]float64{},
+		},
+		"its own, while it is compared": {
+			comparedFirst(), nil, map[string]float64{"v2": 0.5}, map[string]float64{"v2": 1}, map[string]float64{"v2": 0.5},
+		},
+		"its own, while it gets traffic": {
+			declared(), map[string]float64{"v2": 1}, map[string]float64{"v2": 0.5}, map[string]float64{"v2": 0.5}, map[string]float64{"v2": 0.5},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFile(t)
+				defer f.end()
+				shadows := func(want map[string]float64) {
+					t.Helper()
+					e, err := f.EndpointStatus("m")
+					if diff := cmp.Diff(want, e.Shadows); diff != "" || err != nil {
+						t.Errorf("%v, shadows (-want +got):\n%s", err, diff)
+					}
+				}
+				spec := serving.EndpointSpec{Traffic: onlyV1, Canary: test.canary, Shadows: test.before}
+				f.applySpec(spec, map[string]*model{"v1": good(), "v2": good(), "v3": good()})
+				f.ask(5)
+				state := f.canary().State
+				spec.Shadows = test.after
+				f.applySpec(spec, nil)
+				if now := f.canary().State; now != state {
+					t.Errorf("the canary is %s, and was %s", now, state)
+				}
+				shadows(test.now)
+				f.ask(600)
+				if c := f.canary().Comparison; test.canary.Compare != nil && c.Compared < 20 {
+					t.Errorf("compared %+v", c)
+				}
+				f.want(serving.CanaryPromoted, "all steps", onlyV2)
+				shadows(test.then)
+			})
+		})
+	}
+}
+
+// comparedFirst is a canary that is compared until 20 answers were.
+func comparedFirst() *serving.CanarySpec {
+	spec := declared()
+	spec.Compare, spec.MinCompared = &serving.Compare{}, 20
+	return spec
+}
+
+func TestACanaryThatCannotBeginLeavesAllAsItWas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFile(t)
+		f.apply(nil, onlyV1, map[string]*model{"v1": good(), "v2": good()})
+		f.end() // takes no changes any more
+		p := plan(nil, map[string]serving.EndpointSpec{"m": {Traffic: onlyV1, Canary: declared()}})
+		_, _, err := f.Apply(t.Context(), p)
+		wantCode(t, err, serving.Draining)
+		if e, err := f.EndpointStatus("m"); err != nil || e.Canary != nil {
+			t.Errorf("%+v, %v", e, err)
+		}
+	})
+}
+
+// Three that lock the same things begin at different ends of them.
+func TestReloadsAndCallsDoNotWaitForEachOther(t *testing.T) {
+	f := newFile(t)
+	defer f.end()
+	f.apply(nil, onlyV1, map[string]*model{"v1": good(), "v2": good()})
+	var calls sync.WaitGroup
+	for _, call := range []func(){
+		func() { f.apply(nil, onlyV1, nil); f.apply(declared(), onlyV1, nil) },
+		func() {
+			spec := quick
+			spec.Backend = "v2"
+			_, _ = f.StartCanary("m", spec)
+			_, _ = f.AbortCanary("m")
+		},
+		func() { f.EndpointStatuses() },
+	} {
+		calls.Go(func() {
+			for range 500 {
+				call()
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { calls.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Fatal("they wait for each other")
 	}
 }

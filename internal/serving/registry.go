@@ -195,13 +195,18 @@ func (r *Registry) CreateEndpoint(name string, spec EndpointSpec) (created bool,
 	return created, err
 }
 
-// DeleteEndpoint removes an endpoint and leaves its backends alone. A name that
+// DeleteEndpoint removes an endpoint, with its canary, and leaves its backends alone. A name that
 // does not exist is no error.
 func (r *Registry) DeleteEndpoint(name string) error {
-	return r.change(func(t *table) error {
+	defer r.canaries.hold(name)()
+	err := r.change(func(t *table) error {
 		t.remove(name)
 		return nil
 	})
+	if err == nil {
+		r.canaries.forget(name)
+	}
+	return err
 }
 
 // SetTraffic splits an endpoint's traffic over backends. Weights are not
@@ -225,11 +230,7 @@ func (r *Registry) Shadow(endpoint, backend string, proportion float64) error {
 
 // Endpoint returns the endpoint of that name, or an EndpointNotFound error.
 func (r *Registry) Endpoint(name string) (*Endpoint, error) {
-	t := r.table.Load()
-	if e, ok := t.endpoints[name]; ok {
-		return e, nil
-	}
-	return nil, Errorf(EndpointNotFound, "endpoint %q does not exist%s", name, suggest(name, t.endpoints))
+	return r.table.Load().endpoint(name)
 }
 
 // Route returns the endpoint that serves a path.
@@ -309,17 +310,29 @@ func (r *Registry) change(f func(*table) error) error {
 
 func (r *Registry) changeEndpoint(name string, f func(*Endpoint, *table) error) error {
 	return r.change(func(t *table) error {
-		old, ok := t.endpoints[name]
-		if !ok {
-			return Errorf(EndpointNotFound, "endpoint %q does not exist%s", name, suggest(name, t.endpoints))
-		}
-		next := *old
-		if err := f(&next, t); err != nil {
-			return fmt.Errorf("endpoint %q: %w", name, err)
-		}
-		t.set(&next)
-		return nil
+		return t.changeEndpoint(name, func(e *Endpoint) error { return f(e, t) })
 	})
+}
+
+// changeEndpoint puts what f makes of a copy of an endpoint in its place if f succeeds.
+func (t *table) changeEndpoint(name string, f func(*Endpoint) error) error {
+	old, err := t.endpoint(name)
+	if err != nil {
+		return err
+	}
+	next := *old
+	if err := f(&next); err != nil {
+		return fmt.Errorf("endpoint %q: %w", name, err)
+	}
+	t.set(&next)
+	return nil
+}
+
+func (t *table) endpoint(name string) (*Endpoint, error) {
+	if e, ok := t.endpoints[name]; ok {
+		return e, nil
+	}
+	return nil, Errorf(EndpointNotFound, "endpoint %q does not exist%s", name, suggest(name, t.endpoints))
 }
 
 func (t *table) copy() *table {
