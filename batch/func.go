@@ -34,6 +34,8 @@ type Runner[In, Out any] struct {
 	closed  bool
 	work    chan *Batch[In, Out]
 	verdict error // of the first Interrupt
+
+	gaveUp atomic.Bool // Stop had no more time: nothing is computed any more
 }
 
 // NewRunner returns a Runner that computes up to slots batches at a time. Its
@@ -98,6 +100,13 @@ func (r *Runner[In, Out]) compute(s *slot[In, Out]) {
 		id, in := b.ID, b.Inputs()
 		call.begin(id, r.contexts[b.Origin])
 		s.begin(b) // from here on the batch may be taken away
+		if r.gaveUp.Load() {
+			if !call.end() {
+				call = s.newCall()
+			}
+			r.lose(s)
+			continue
+		}
 		returned = false
 		var out []Out
 		err := error(ErrAbandoned)
@@ -143,21 +152,28 @@ func (r *Runner[In, Out]) Interrupt(id uint64, err error) bool {
 	return false
 }
 
-// lose gives up the batches that are being computed. If the Runner was interrupted
-// they had no part in that, and are computed again by others.
-func (r *Runner[In, Out]) lose() {
+// giveUp gives up the batches that are being computed, and those that would be next.
+func (r *Runner[In, Out]) giveUp() {
+	r.gaveUp.Store(true)
+	for i := range r.slots {
+		r.lose(&r.slots[i])
+	}
+}
+
+// lose gives up the batch that fn has in a slot. If the Runner was interrupted that
+// batch had no part in it, and is computed again by another.
+func (r *Runner[In, Out]) lose(s *slot[In, Out]) {
+	b := s.take(s.computing.Load())
+	if b == nil {
+		return
+	}
 	r.mu.Lock()
 	err := ErrStopped
 	if r.verdict != nil {
 		err = fmt.Errorf("the replica was replaced while it computed this: %w", r.verdict)
 	}
 	r.mu.Unlock()
-	for i := range r.slots {
-		s := &r.slots[i]
-		if b := s.take(s.computing.Load()); b != nil {
-			b.Lost(err)
-		}
-	}
+	b.Lost(err)
 }
 
 // Done is closed when the Runner was stopped and its last Func has returned.
@@ -201,7 +217,7 @@ func (r *Runner[In, Out]) Stop(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		r.cancel(ErrStopped)
-		r.lose()
+		r.giveUp()
 		return context.Cause(ctx)
 	}
 }

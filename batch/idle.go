@@ -5,7 +5,7 @@ package batch
 // less than any query of a caller, such as a check of an answer that was given: nothing
 // ever waits for it in the queue, and Done is called exactly once. It is computed once:
 // when its batch fails or its replica gives it back, it fails. Its errors are those of
-// [Batcher.Submit], but for a full queue.
+// [Batcher.Submit], but for a full queue; it is not split.
 func (b *Batcher[In, Out]) SubmitIdle(q *Query[In, Out]) (bool, error) {
 	if q.dead() {
 		return false, left(b.opts.Name, q)
@@ -18,7 +18,11 @@ func (b *Batcher[In, Out]) SubmitIdle(q *Query[In, Out]) (bool, error) {
 	now := b.opts.Clock.Now()
 	var work work[In, Out]
 	b.mu.Lock()
-	if err := b.refuses(); err != nil || b.free == 0 || b.queued() > 0 {
+	err = b.refuses()
+	if maximum := b.limits.MaxBatchSize; err == nil && q.cost > maximum {
+		err = &TooLargeError{Name: b.opts.Name, Cost: q.cost, Max: maximum}
+	}
+	if err != nil || b.free == 0 || b.queued() > 0 {
 		b.mu.Unlock()
 		return false, err
 	}

@@ -110,3 +110,11 @@ func TestABatcherThatTakesNothingInTakesNothingThatCountsForLittle(t *testing.T)
 	}
 	check(t, "admitted", s.Stats().Admitted, uint64(0))
 }
+
+func TestAQueryThatCountsForLittleIsNoLargerThanABatch(t *testing.T) {
+	s := newScene(t, options{Name: "m", Limits: batch.Limits{MaxBatchSize: 2}, Cost: func(in string) int { return len(in) }})
+	started, err := s.SubmitIdle(&newOutcome(nil, "abc").textQuery)
+	check(t, "started", started, false)
+	check(t, "error", err.Error(), (&batch.TooLargeError{Name: "m", Cost: 3, Max: 2}).Error())
+	check(t, "drained", s.Drain(t.Context()), nil)
+}

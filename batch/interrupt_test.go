@@ -3,6 +3,7 @@ package batch_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -126,5 +127,36 @@ func TestTheOtherBatchesOfAnInterruptedRunnerAreLostWhenItsStopHasNoMoreTime(t *
 		close(release)
 		<-runner.Done()
 		check(t, "stop", other.Stop(t.Context()), nil)
+	})
+}
+
+func TestABatchThatWouldBeginAfterAStopWithoutTimeIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		delivered := make(chan struct{})
+		deliver := sync.OnceFunc(func() { <-delivered })
+		b := batch.New(batch.Options[string, string]{
+			Limits: batch.Limits{MaxBatchSize: 1}, OnBatch: func(*batch.Batch[string, string]) { deliver() },
+		})
+		computed := 0
+		replica := b.AttachFunc(1, func(_ context.Context, in []string) ([]string, error) {
+			computed++
+			return in, nil
+		})
+		go func() { _, _ = b.Do(t.Context(), "first") }()
+		synctest.Wait() // the first is being delivered, so that the slot is free
+		got := make(chan error, 1)
+		go func() { _, err := b.Do(t.Context(), "second"); got <- err }()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := replica.Stop(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the stop said %v", err)
+		}
+		close(delivered)
+		if err := <-got; !errors.Is(err, batch.ErrStopped) {
+			t.Errorf("the second got %v", err)
+		}
+		synctest.Wait()
+		check(t, "computed", computed, 1)
 	})
 }

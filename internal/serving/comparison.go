@@ -22,12 +22,36 @@ type comparison struct {
 	spec    Compare
 	wait    *sync.WaitGroup // of the registry: comparisons under way
 	pending atomic.Int64
+	dropped atomic.Uint64
+	turn    sync.Mutex // of the one that compares
+	findings
+}
 
-	same, different, dropped atomic.Uint64
+// findings are what comparisons of answers found.
+type findings struct {
+	mu              sync.Mutex
+	same, different uint64
+	largest         float64
+	samples         []string
+}
 
-	mu      sync.Mutex // held by the one comparison that computes
-	largest float64
-	samples []string
+// note adds what one comparison found. It returns how many answers were different so far.
+func (f *findings) note(d Difference) uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !math.IsNaN(d.Largest) {
+		f.largest = max(f.largest, d.Largest)
+	}
+	if d.What == "" {
+		f.same++
+		return f.different
+	}
+	f.different++
+	if len(f.samples) == maxSamples {
+		f.samples = slices.Delete(f.samples, 0, 1)
+	}
+	f.samples = append(f.samples, d.What)
+	return f.different
 }
 
 // ComparisonStatus tells how the answers of a shadow compare.
@@ -45,12 +69,12 @@ type ComparisonStatus struct {
 }
 
 func (c *comparison) status() ComparisonStatus {
-	s := ComparisonStatus{Same: c.same.Load(), Different: c.different.Load(), Dropped: c.dropped.Load()}
-	s.Compared = s.Same + s.Different
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s.LargestDifference, s.Samples = c.largest, slices.Clone(c.samples)
-	return s
+	return ComparisonStatus{
+		Compared: c.same + c.different, Same: c.same, Different: c.different, Dropped: c.dropped.Load(),
+		LargestDifference: c.largest, Samples: slices.Clone(c.samples),
+	}
 }
 
 // pair is a query's two answers, until both are there.
@@ -105,19 +129,7 @@ func (p *pair) set(which int, c *Call) {
 // compare compares two answers, one pair at a time.
 func (c *comparison) compare(a, b Answer) {
 	defer c.pending.Add(-1)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	d := c.spec.Answers(a, b)
-	if !math.IsNaN(d.Largest) {
-		c.largest = max(c.largest, d.Largest)
-	}
-	if d.What == "" {
-		c.same.Add(1)
-		return
-	}
-	c.different.Add(1)
-	if len(c.samples) == maxSamples {
-		c.samples = slices.Delete(c.samples, 0, 1)
-	}
-	c.samples = append(c.samples, d.What)
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	c.note(c.spec.Answers(a, b))
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -69,15 +68,14 @@ type live[In, Out any] struct {
 	twice twice[In, Out]
 	said  rate.Sometimes // bounds the log
 
-	same, different, skipped, failed atomic.Uint64
+	findings
+	skipped, failed atomic.Uint64
 
-	mu      sync.Mutex
+	keeping sync.Mutex
 	waiting []kept[In]
 	working bool           // there is a goroutine; Close waits for it
 	over    bool           // there will be no other
 	work    sync.WaitGroup // of it
-	largest float64
-	samples []string
 }
 
 func newLive[In, Out any](p *Pool[In, Out], t twice[In, Out]) *live[In, Out] {
@@ -101,9 +99,9 @@ func (l *live[In, Out]) take(q *batch.Query[In, Out]) {
 	if q.Err != nil && !Describe(ModelFailure(l.pool.name, q.Err, q.Trip)).Model {
 		return // the server's error says nothing of the model
 	}
-	l.mu.Lock()
+	l.keeping.Lock()
 	room := !l.over && len(l.waiting) < maxKept
-	l.mu.Unlock()
+	l.keeping.Unlock()
 	if !room {
 		l.skipped.Add(1)
 		return
@@ -114,8 +112,8 @@ func (l *live[In, Out]) take(q *batch.Query[In, Out]) {
 		return
 	}
 	k.origin, k.trip = q.Origin, q.Trip
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.keeping.Lock()
+	defer l.keeping.Unlock()
 	if l.over {
 		l.skipped.Add(1)
 		return
@@ -130,35 +128,36 @@ func (l *live[In, Out]) take(q *batch.Query[In, Out]) {
 // run computes what was kept, one query after the other.
 func (l *live[In, Out]) run() {
 	for {
-		l.mu.Lock()
+		l.keeping.Lock()
 		if len(l.waiting) == 0 {
 			l.working, l.waiting = false, nil
-			l.mu.Unlock()
+			l.keeping.Unlock()
 			return
 		}
 		k := l.waiting[0]
 		l.waiting[0] = kept[In]{}
 		l.waiting = l.waiting[1:]
-		l.mu.Unlock()
+		l.keeping.Unlock()
 		l.verify(k)
 	}
 }
 
 // close skips what waits and ends the goroutine.
 func (l *live[In, Out]) close() {
-	l.mu.Lock()
+	l.keeping.Lock()
 	l.over = true
 	l.skipped.Add(uint64(len(l.waiting)))
 	l.waiting = nil
-	l.mu.Unlock()
+	l.keeping.Unlock()
 	l.work.Wait()
 }
 
 // verify computes a query again and counts how its answers compare.
 func (l *live[In, Out]) verify(k kept[In]) {
 	again, err := l.alone(k)
+	_, tooCostly := errors.AsType[*batch.TooLargeError](err) // max_batch_size was lowered meanwhile
 	switch {
-	case errors.Is(err, errBusy), errors.Is(err, errTooLarge), errors.Is(err, batch.ErrDraining):
+	case errors.Is(err, errBusy), errors.Is(err, errTooLarge), errors.Is(err, batch.ErrDraining), tooCostly:
 		l.skipped.Add(1)
 		return
 	case err != nil:
@@ -223,11 +222,10 @@ func (l *live[In, Out]) compare(k kept[In], again Answer) {
 		how = *c
 	}
 	d := how.answers(k.answer.written(), again.written(), true)
-	if l.note(d); d.What == "" {
-		l.same.Add(1)
+	different := l.note(d)
+	if d.What == "" {
 		return
 	}
-	different := l.different.Add(1)
 	l.said.Do(func() {
 		l.pool.log.Warn("a query got another answer in a batch than alone",
 			slog.String("request_id", k.request), slog.Uint64("batch", k.trip.BatchID), slog.Int("batch_size", k.trip.BatchSize),
@@ -235,26 +233,11 @@ func (l *live[In, Out]) compare(k kept[In], again Answer) {
 	})
 }
 
-// note keeps a difference for the status.
-func (l *live[In, Out]) note(d Difference) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !math.IsNaN(d.Largest) {
-		l.largest = max(l.largest, d.Largest)
-	}
-	if d.What == "" {
-		return
-	}
-	if len(l.samples) == maxSamples {
-		l.samples = slices.Delete(l.samples, 0, 1)
-	}
-	l.samples = append(l.samples, d.What)
-}
-
 func (l *live[In, Out]) status() VerifiedStatus {
-	s := VerifiedStatus{Same: l.same.Load(), Different: l.different.Load(), Skipped: l.skipped.Load(), Failed: l.failed.Load()}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s.LargestDifference, s.Samples = l.largest, slices.Clone(l.samples)
-	return s
+	return VerifiedStatus{
+		Same: l.same, Different: l.different, Skipped: l.skipped.Load(), Failed: l.failed.Load(),
+		LargestDifference: l.largest, Samples: slices.Clone(l.samples),
+	}
 }
