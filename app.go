@@ -119,7 +119,7 @@ func (a *App) Backends() []BackendInfo {
 // BackendInfo tells what a backend does.
 type BackendInfo struct {
 	Name             string
-	State            string // starting, ready, failed or draining
+	State            string // starting, ready, draining, failed, crash_looping or idle
 	Config           Config
 	Queued, Running  int    // queries, at this moment
 	Answered, Failed uint64 // queries, since it was created
@@ -129,7 +129,10 @@ type BackendInfo struct {
 	Verified         Verified          // queries, by Config.VerifyOneIn
 }
 
-// Verified counts the live queries that were computed a second time, alone.
+// Verified counts the live queries that were computed a second time, alone: whose
+// answers were the Same or Different; Skipped, since no replica was idle for them, too many
+// waited, or they were too large; Failed. LargestDifference is that of two numbers,
+// Samples are the last few differences, in words.
 type Verified = serving.VerifiedStatus
 
 // Endpoint describes a new endpoint.

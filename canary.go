@@ -32,7 +32,10 @@ type Canary struct {
 	MaxDifferent float64
 }
 
-// Compare says when two answers are the same.
+// Compare says when two answers are the same. Two numbers may be apart by Tolerance (a
+// float64, default 1e-5), or by that part of the larger. Lists of more than TopK numbers are
+// compared by the places of their TopK largest (default 0: by values). Ignore are paths
+// into JSON that are not looked at, such as "took" or "items.*.id".
 type Compare = serving.Compare
 
 // CanaryInfo tells where a canary stands.

@@ -45,8 +45,6 @@ func newLoad(t *testing.T, app *shoal.App) *load {
 }
 
 func (l *load) run(ask func(context.Context, int) (int, error)) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
 	for {
 		select {
 		case <-l.stopped:
@@ -54,7 +52,9 @@ func (l *load) run(ask func(context.Context, int) (int, error)) {
 		default:
 		}
 		n := int(l.asked.Add(1))
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		got, err := ask(ctx, n)
+		cancel()
 		if err == nil && got != 2*n {
 			err = fmt.Errorf("query %d got %d", n, got)
 		}
@@ -137,6 +137,12 @@ var configs = map[string]func(*shoal.Config){
 	"verify_compare":          func(c *shoal.Config) { c.VerifyCompare = &shoal.Compare{Tolerance: 0.1} },
 }
 
+// opposites are the changes that take another back, made right after it.
+var opposites = map[string]string{
+	"max_batch_size up": "max_batch_size down", "batch_wait_timeout": "no batch_wait_timeout", "num_replicas up": "num_replicas down",
+	"batch_timeout": "no batch_timeout", "on_batch_error: fail": "on_batch_error: isolate",
+}
+
 func TestEachKeyOfAConfigIsChangedUnderLoad(t *testing.T) {
 	for field := range reflect.TypeFor[shoal.Config]().Fields() {
 		if !slices.ContainsFunc(slices.Collect(maps.Values(configs)), func(change func(*shoal.Config)) bool {
@@ -172,11 +178,31 @@ func TestNoChangeLosesAQueryOfAHandle(t *testing.T) {
 	step("all of the traffic", func() error { return app.SetTraffic("m", shoal.Traffic{"m:v2": 1}) })
 	step("no shadow", func() error { return app.ShadowTraffic("m", "m:v1", 0) })
 	step("delete", func() error { return app.DeleteBackend(ctx, "m:v1") })
-	for what, config := range configs {
-		step(what, func() error { return app.UpdateBackendConfig(ctx, "m:v2", config) })
+	for _, what := range slices.Sorted(maps.Keys(configs)) {
+		for _, change := range []string{what, opposites[what]} {
+			if config := configs[change]; config != nil {
+				step(change, func() error { return app.UpdateBackendConfig(ctx, "m:v2", config) })
+			}
+		}
 	}
 	l.stop()
 	if err := l.failures(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAConfigThatWasRefusedChangesNothing(t *testing.T) {
+	app := newApp(t)
+	serve(t, app, doubling(), shoal.Config{CallerWeights: map[string]float64{"a": 2}, VerifyOneIn: 2, VerifyCompare: &shoal.Compare{Tolerance: 0.1}})
+	before := app.Backends()[0].Config
+	err := app.UpdateBackendConfig(t.Context(), "m:v1", func(c *shoal.Config) {
+		c.CallerWeights["a"] = -5
+		c.VerifyCompare.Tolerance = -1
+	})
+	if !errors.Is(err, shoal.ErrInvalidArgument) {
+		t.Errorf("got %v", err)
+	}
+	if after := app.Backends()[0].Config; !reflect.DeepEqual(after, before) || after.CallerWeights["a"] != 2 {
+		t.Errorf("%+v is in force", after)
 	}
 }

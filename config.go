@@ -3,6 +3,8 @@ package shoal
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/shoalserve/shoal/internal/serving"
@@ -69,8 +71,8 @@ type Config struct {
 	OnBatchError OnBatchError
 	// VerifyOneIn has about one in so many queries that were answered in a batch with
 	// others computed again, alone, when an instance is idle, and the answers, as JSON,
-	// compared as VerifyCompare says: [BackendInfo] tells how many differ. Inputs must not be
-	// changed once they are answered. Default 0: none.
+	// compared as VerifyCompare says: [BackendInfo] tells how many differ. Nobody, nor
+	// the model, may change an input that is computed twice. Default 0: none.
 	VerifyOneIn   int
 	VerifyCompare *Compare
 }
@@ -93,9 +95,9 @@ func (c Config) internal() (serving.Config, error) {
 		MaxQueued: c.MaxQueued, MaxQueuedBytes: serving.Size(c.MaxQueuedBytes), MaxConcurrentBatches: c.MaxConcurrentBatches,
 		Timeout: serving.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback, BatchTimeout: serving.Duration(c.BatchTimeout),
 		QueueTimeTarget: serving.Duration(c.QueueTimeTarget), ComputeLate: c.ComputeLate,
-		CallerWeights: c.CallerWeights, IsolateCallers: c.IsolateCallers, OnBatchError: c.OnBatchError,
+		CallerWeights: maps.Clone(c.CallerWeights), IsolateCallers: c.IsolateCallers, OnBatchError: c.OnBatchError,
 		MaxReplicas: c.MaxReplicas, ScaleUpQueueTime: serving.Duration(c.ScaleUpQueueTime), ScaleDownDelay: serving.Duration(c.ScaleDownDelay),
-		IdleTimeout: serving.Duration(c.IdleTimeout), VerifyOneIn: c.VerifyOneIn, VerifyCompare: c.VerifyCompare,
+		IdleTimeout: serving.Duration(c.IdleTimeout), VerifyOneIn: c.VerifyOneIn, VerifyCompare: clone(c.VerifyCompare),
 	}
 	return config, config.Validate()
 }
@@ -106,9 +108,9 @@ func newConfig(c serving.Config) Config {
 		MaxQueued: c.MaxQueued, MaxQueuedBytes: int64(c.MaxQueuedBytes), MaxConcurrentBatches: c.MaxConcurrentBatches,
 		Timeout: time.Duration(c.Timeout), ExposeTraceback: c.ExposeTraceback, BatchTimeout: time.Duration(c.BatchTimeout),
 		QueueTimeTarget: time.Duration(c.QueueTimeTarget), ComputeLate: c.ComputeLate,
-		CallerWeights: c.CallerWeights, IsolateCallers: c.IsolateCallers, OnBatchError: c.OnBatchError,
+		CallerWeights: maps.Clone(c.CallerWeights), IsolateCallers: c.IsolateCallers, OnBatchError: c.OnBatchError,
 		MaxReplicas: c.MaxReplicas, ScaleUpQueueTime: time.Duration(c.ScaleUpQueueTime), ScaleDownDelay: time.Duration(c.ScaleDownDelay),
-		IdleTimeout: time.Duration(c.IdleTimeout), VerifyOneIn: c.VerifyOneIn, VerifyCompare: c.VerifyCompare,
+		IdleTimeout: time.Duration(c.IdleTimeout), VerifyOneIn: c.VerifyOneIn, VerifyCompare: clone(c.VerifyCompare),
 	}
 }
 
@@ -122,4 +124,14 @@ func (e *Example) internal() (*serving.Example, error) {
 		example.JSON = body
 	}
 	return example, nil
+}
+
+// clone copies how answers are compared, so that two owners of a config share nothing.
+func clone(c *Compare) *Compare {
+	if c == nil {
+		return nil
+	}
+	copied := *c
+	copied.Ignore = slices.Clone(c.Ignore)
+	return &copied
 }

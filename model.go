@@ -35,7 +35,8 @@ type GoModel[In, Out any] struct {
 	Key func(In) string
 	// Cost is what a query counts against MaxBatchSize, such as its rows.
 	Cost func(In) int
-	// Size is what a query counts against MaxQueuedBytes.
+	// Size is what a query counts against MaxQueuedBytes, in bytes. Without it a query
+	// over HTTP counts its body, others nothing.
 	Size func(In) int64
 	// Split cuts a query that costs more than max into parts that cost at most
 	// max each, and Join makes one answer of theirs; without them such a query

@@ -66,7 +66,7 @@ type issuer struct {
 	parser *jwt.Parser
 	log    *slog.Logger
 	client *http.Client
-	ctx    context.Context // ends the refreshing of keys
+	ctx    context.Context                 // ends the refreshing of keys
 	keys   atomic.Pointer[keyfunc.Keyfunc] // nil: they cannot be had yet
 }
 

@@ -19,6 +19,8 @@ func TestAReplicaThatAnsweredSoManyBatchesIsReplacedWithoutALostQuery(t *testing
 			r := newRolled(t, serving.Config{NumReplicas: 2, RecycleAfter: 10, MaxSurge: c.surge})
 			until(t, func() bool { return recycled(r) >= 3 }, "replicas to be recycled")
 			r.more(t, "v1")
+			r.census.mu.Lock()
+			defer r.census.mu.Unlock()
 			if r.census.most > c.most {
 				t.Errorf("%d replicas at a time, want %d", r.census.most, c.most)
 			}

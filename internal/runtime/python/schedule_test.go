@@ -364,6 +364,9 @@ func (r *reference) failure(q *scheduled) error {
 	return fmt.Errorf("failed after a worker did %q: %w", last.Fault, q.call.Err)
 }
 
+// fewestDeaths is how many workers the search in the smallest batch may cost.
+const fewestDeaths = 5
+
 // mayLose reports whether a query may fail because workers ended: two did with it, the
 // last time alone; or its batch took more of them than may be spent on one; or its
 // caller has left, so that it is not tried again.
@@ -371,7 +374,7 @@ func (r *reference) mayLose(q *scheduled) bool {
 	if refused, ok := errors.AsType[*batch.LostError](q.call.Err); ok {
 		return refused.Replicas >= 2 && q.call.Trip.BatchSize == 1 && q.call.Trip.Attempts >= 2 && r.dooms >= 2
 	}
-	return q.left || r.dooms >= 3
+	return q.left || r.dooms >= fewestDeaths
 }
 
 // verdict judges all queries.
