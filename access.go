@@ -1,6 +1,7 @@
 package shoal
 
 import (
+	"crypto/tls"
 	"log/slog"
 
 	"github.com/shoalserve/shoal/internal/auth"
@@ -53,14 +54,19 @@ func NewAuth(config AuthConfig, log *slog.Logger) (*Auth, error) {
 
 // Reload puts a config in the place of the one in force, and reads the files that it
 // names again. If it returns an error, nothing has changed.
-func (a *Auth) Reload(config AuthConfig) error { return a.known.Reload(config) }
+func (a *Auth) Reload(config AuthConfig) error { return a.authenticator().Reload(config) }
 
 // Close ends the fetching of issuers' keys.
 func (a *Auth) Close() { a.known.Close() }
 
+// authenticator panics for an Auth that NewAuth did not make: without credentials it
+// could only let in everybody, which nobody who writes Options{Auth: …} wants.
 func (a *Auth) authenticator() *auth.Authenticator {
 	if a == nil {
 		return nil
+	}
+	if a.known == nil {
+		panic("shoal: Options.Auth must be made by NewAuth: this one knows no credentials")
 	}
 	return a.known
 }
@@ -71,6 +77,17 @@ type TLSFiles = secure.Files
 
 // TLS has a certificate that is read again when its files change.
 type TLS struct{ source *secure.Source }
+
+// config is for an HTTP front; it panics for a TLS that OpenTLS did not make.
+func (t *TLS) config() *tls.Config {
+	if t == nil {
+		return nil
+	}
+	if t.source == nil {
+		panic("shoal: Options.TLS must be made by OpenTLS: this one has no certificate")
+	}
+	return t.source.Config("h2", "http/1.1")
+}
 
 // OpenTLS reads the files for Options.TLS. An error says what is wrong with which. A
 // change that cannot be used is told in log, which may be nil, and the old

@@ -132,3 +132,17 @@ func TestWhatIsWrongWithCredentialsAndCertificatesIsSaid(t *testing.T) {
 		t.Errorf("no files: %v", err)
 	}
 }
+
+// An Auth that was forgotten to be filled must not be an open door.
+func TestAnAppRefusesCredentialsAndCertificatesThatNobodyMade(t *testing.T) {
+	for what, opts := range map[string]shoal.Options{"NewAuth": {Auth: &shoal.Auth{}}, "OpenTLS": {TLS: &shoal.TLS{}}} {
+		func() {
+			defer func() {
+				if said, _ := recover().(string); !strings.Contains(said, "must be made by "+what) {
+					t.Errorf("want a panic that names %s, got %q", what, said)
+				}
+			}()
+			shoal.New(opts)
+		}()
+	}
+}

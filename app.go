@@ -23,10 +23,11 @@ type Options struct {
 	MaxInflightBytes int64
 	// MaxConnections bounds the connections of ListenAndServe and Serve. Default 10,000.
 	MaxConnections int
-	// Auth tells who may ask what over HTTP; without one everybody may ask all.
-	// Handles need no credential.
+	// Auth, of NewAuth, tells who may ask what over HTTP; without one (nil) everybody
+	// may ask all. Handles need no credential.
 	Auth *Auth
-	// TLS is the certificate of ListenAndServe and Serve; without one they are plain.
+	// TLS, of OpenTLS, is the certificate of ListenAndServe and Serve; without one (nil)
+	// they are plain.
 	TLS *TLS
 }
 
@@ -40,7 +41,8 @@ type App struct {
 	log      *slog.Logger
 }
 
-// New returns an App with nothing deployed. Close it when done.
+// New returns an App with nothing deployed. Close it when done. It panics for an Auth or
+// a TLS that was not made by NewAuth or OpenTLS: such an App would be open to all.
 func New(opts Options) *App {
 	log := opts.Logger
 	if log == nil {
@@ -52,10 +54,7 @@ func New(opts Options) *App {
 	metrics.Watch(registry)
 	limits := rest.Options{
 		Logger: log, Metrics: metrics, MaxBodyBytes: opts.MaxBodyBytes, MaxInflightBytes: opts.MaxInflightBytes,
-		MaxConnections: opts.MaxConnections, Auth: opts.Auth.authenticator(),
-	}
-	if opts.TLS != nil {
-		limits.TLS = opts.TLS.source.Config("h2", "http/1.1")
+		MaxConnections: opts.MaxConnections, Auth: opts.Auth.authenticator(), TLS: opts.TLS.config(),
 	}
 	front := rest.New(registry, limits)
 	return &App{registry: registry, metrics: metrics, front: front, log: log}
