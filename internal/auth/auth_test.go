@@ -103,6 +103,9 @@ func TestScopes(t *testing.T) {
 	if who.AllowQuery("b") != nil || reasonOf(who.AllowQuery("c")) != "endpoint" || reasonOf(who.AllowQuery("")) != "endpoint" {
 		t.Error("the restriction to endpoints does not hold")
 	}
+	if NewIdentity("key", "x", Grant{Scopes: []Scope{Query}, Endpoints: []string{}}).Reaches("a") {
+		t.Error("an empty list of endpoints allows one")
+	}
 	if NewIdentity("key", "x", Grant{}).May() {
 		t.Error("an identity without scopes may something")
 	}
@@ -222,6 +225,9 @@ func TestWrongConfigsAreRefused(t *testing.T) {
 		"must both be given":         with(func(i *Issuer) { i.Audience = "" }),
 		`algorithm "none"`:           with(func(i *Issuer) { i.Algorithms = []string{"none"} }),
 		`algorithm "HS256"`:          with(func(i *Issuer) { i.Algorithms = []string{"HS256"} }),
+		`key "a": endpoints is e`:    {Keys: map[string]Key{"a": {SHA256: sha, Grant: Grant{Scopes: []Scope{Query}, Endpoints: []string{}}}}},
+		`"a": endpoints is empty`:    {Certificates: map[string]Certificate{"a": {Grant: Grant{Scopes: []Scope{Query}, Endpoints: []string{}}}}},
+		`"https://i": endpoints is`:  with(func(i *Issuer) { i.Endpoints = []string{} }),
 		"which is no scope":          with(func(i *Issuer) { i.Scopes = map[string]Scope{"x": "y"} }),
 		"give one of":                with(func(i *Issuer) { i.JWKSFile = "x" }),
 		"holds no PEM block":         with(func(*Issuer) {}),

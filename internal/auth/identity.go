@@ -2,6 +2,7 @@ package auth
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -26,8 +27,17 @@ var Scopes = []Scope{Query, Deploy, Admin, Metrics}
 // Grant is what a credential allows.
 type Grant struct {
 	Scopes []Scope `json:"scopes"`
-	// Endpoints restricts queries to these endpoints; none means all.
+	// Endpoints restricts queries to these endpoints; nil means all.
 	Endpoints []string `json:"endpoints"`
+}
+
+// checkEndpoints refuses an empty list: whoever took the last name out of it did not
+// mean to allow all.
+func checkEndpoints(names []string) error {
+	if names != nil && len(names) == 0 {
+		return errors.New("endpoints is empty; name at least one, or leave it out to allow all")
+	}
+	return nil
 }
 
 func (g Grant) check() error {
@@ -39,7 +49,7 @@ func (g Grant) check() error {
 			return fmt.Errorf("%q is no scope; there are %s", s, listScopes())
 		}
 	}
-	return nil
+	return checkEndpoints(g.Endpoints)
 }
 
 func listScopes() string {
@@ -79,7 +89,7 @@ func (i *Identity) May(scopes ...Scope) bool {
 
 // Reaches reports whether the identity may ask an endpoint.
 func (i *Identity) Reaches(endpoint string) bool {
-	return len(i.grant.Endpoints) == 0 || slices.Contains(i.grant.Endpoints, endpoint)
+	return i.grant.Endpoints == nil || slices.Contains(i.grant.Endpoints, endpoint)
 }
 
 // Ended reports whether the identity is void by now: its token has expired, or

@@ -46,7 +46,7 @@ type Issuer struct {
 	ScopeClaim string `json:"scope_claim"`
 	// Scopes maps values of ScopeClaim to scopes. By default they have the same names.
 	Scopes map[string]Scope `json:"scopes"`
-	// Endpoints restricts queries to these endpoints; none means all.
+	// Endpoints restricts queries to these endpoints; nil means all.
 	Endpoints []string `json:"endpoints"`
 }
 
@@ -86,6 +86,9 @@ func newIssuer(ctx context.Context, c Issuer, opts Options) (*issuer, error) {
 		if !slices.Contains(Scopes, s) {
 			return nil, fmt.Errorf("scopes: %q stands for %q, which is no scope; there are %s", value, s, listScopes())
 		}
+	}
+	if err := checkEndpoints(c.Endpoints); err != nil {
+		return nil, err
 	}
 	if c.NameClaim == "" {
 		c.NameClaim = "sub"

@@ -165,6 +165,7 @@ func TestWhatIsWrongIsSaidWithItsPlace(t *testing.T) {
 		"an empty audit":         {"http:\naudit:\n", []string{`2:1: audit: names no file; give file, or leave the section out to have changes in the server's log`}},
 		"an audit of nothing":    {"audit: {}\n", []string{`1:1: audit lacks the key "file"`}},
 		"an audit in no file":    {"audit: {file: ''}\n", []string{`1:15: file must not be empty; leave the section out to have changes in the server's log`}},
+		"a key for no endpoint":  {"auth: {keys: {a: {scopes: [query], file: a, endpoints: []}}}\n", []string{`1:56: endpoints must not be empty`}},
 		"an auth of no keys":     {"auth: {keys: }\n", []string{`1:14: keys must be a mapping, not empty`}},
 		"a value unlike its tag": {"http: {max_body: !!int hunter2}\n", []string{`1:18: the value is not of the kind that its tag says`}},
 		"an unknown section":     {"backend:\n  a: 1\n", []string{`1:1: unknown key "backend"; did you mean "backends"?`}},
