@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/server"
 	"github.com/shoalserve/shoal/internal/telemetry"
 )
@@ -28,31 +29,39 @@ func (f *serveFlags) options(c *cobra.Command, t *target, from source) (opts ser
 			return opts, err
 		}
 	}
-	if opts.Token, err = f.token(t, from); err != nil {
+	opts.Version, opts.Output = version(), c.ErrOrStderr()
+	if opts.Logger, err = f.logger(c, from); err != nil {
 		return opts, err
 	}
-	opts.Version, opts.Output = version(), c.ErrOrStderr()
-	opts.Logger, err = f.logger(c, from)
+	token, place, err := f.token(t, from, opts.AdminAddress)
+	if opts.Token = token; token != "" {
+		opts.Logger.Info("whoever brings the token may run this server", "admin", opts.AdminAddress, "token", place)
+	}
 	return opts, err
 }
 
-// token is what clients on TCP must bring.
-func (f *serveFlags) token(t *target, from source) (string, error) {
+// token is what clients on TCP may bring to be allowed everything, and where it is
+// from. The environment's, which is the one that this user's clients send, is taken
+// only where the server would else have no credential at all.
+func (f *serveFlags) token(t *target, from source, admin string) (token, place string, err error) {
 	path := f.tokenFile
 	if path == "" && t.token != "" {
-		return t.token, nil
+		return t.token, "--token", auth.CheckKey("--token", t.token)
 	}
 	if path == "" && from.file != nil {
 		path = from.file.Admin.TokenFile
 	}
-	if path == "" {
-		return os.Getenv("SHOAL_TOKEN"), nil
+	if path != "" {
+		if token, err = auth.ReadKey(path); err != nil {
+			err = fmt.Errorf("the admin token: %w", err)
+		}
+		return token, path, err
 	}
-	token, err := os.ReadFile(path)
-	if err != nil {
-		return "", fmt.Errorf("reading the token: %w", err)
+	token = os.Getenv("SHOAL_TOKEN")
+	if token == "" || strings.HasPrefix(admin, "unix:") || (from.file != nil && from.file.Auth != nil) {
+		return "", "", nil
 	}
-	return strings.TrimSpace(string(token)), nil
+	return token, "SHOAL_TOKEN", auth.CheckKey("SHOAL_TOKEN", token)
 }
 
 func (f *serveFlags) logger(c *cobra.Command, from source) (*slog.Logger, error) {

@@ -13,6 +13,7 @@ import (
 	"github.com/shoalserve/shoal/internal/config"
 	"github.com/shoalserve/shoal/internal/front/admin"
 	"github.com/shoalserve/shoal/internal/server"
+	"github.com/shoalserve/shoal/internal/serving"
 )
 
 func newReload(t *target) *cobra.Command {
@@ -37,11 +38,15 @@ lost. When anything is wrong, nothing changes and what was served is served on.
 
 // reloading returns what a reload does: it reads the argument of "shoal serve"
 // again. A Python file is deployed anew in any case: what it imports may differ.
-func (f *serveFlags) reloading(c *cobra.Command, s *server.Server, given []string, started source) admin.Reload {
+func (f *serveFlags) reloading(c *cobra.Command, t *target, s *server.Server, given []string, started source) admin.Reload {
 	return func(ctx context.Context, afresh bool) (done admin.Reloaded, err error) {
 		from, err := parseSource(given)
 		if err != nil {
 			return done, err
+		}
+		token, _, err := f.token(t, started, s.AdminAddress()) // where it is does not change, what it is may
+		if err != nil {
+			return done, serving.Errorf(serving.InvalidArgument, "%v", err)
 		}
 		var next *auth.Prepared
 		if from.file != nil {
@@ -53,8 +58,12 @@ func (f *serveFlags) reloading(c *cobra.Command, s *server.Server, given []strin
 		if err != nil && next != nil {
 			next.Discard()
 		}
-		if err != nil || from.file == nil {
+		if err != nil {
 			return done, err
+		}
+		s.SetToken(token)
+		if from.file == nil {
+			return done, nil
 		}
 		if next != nil {
 			next.Commit()

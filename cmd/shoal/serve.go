@@ -121,7 +121,7 @@ func (f *serveFlags) serve(c *cobra.Command, t *target, given []string) (announc
 	defer watchSignals(ctx, s)()
 	outliveReaders()
 	if len(given) > 0 {
-		s.Reloading(f.reloading(c, s, given, from))
+		s.Reloading(f.reloading(c, t, s, given, from))
 	}
 	deployed := s.Deploying()
 	ran := make(chan error, 1)

@@ -98,7 +98,7 @@ func launch(ts *testscript.TestScript, args []string) *daemon {
 	d.stderr, err = os.CreateTemp(ts.Getenv("WORK"), "stderr-")
 	ts.Check(err)
 	d.process.Stderr, d.process.Dir = d.stderr, ts.Getenv("WORK")
-	for _, name := range []string{"PATH", "HOME", "XDG_RUNTIME_DIR", "TMPDIR", "SHOAL_PYTHON", "PYTHONDONTWRITEBYTECODE"} {
+	for _, name := range []string{"PATH", "HOME", "XDG_RUNTIME_DIR", "TMPDIR", "SHOAL_PYTHON", "SHOAL_TOKEN", "PYTHONDONTWRITEBYTECODE"} {
 		d.process.Env = append(d.process.Env, name+"="+ts.Getenv(name))
 	}
 	d.stdin, err = d.process.StdinPipe()

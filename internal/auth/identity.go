@@ -106,8 +106,11 @@ func (i *Identity) until(end time.Time) *Identity {
 	return &limited
 }
 
+// Revoke ends the identity.
+func (i *Identity) Revoke() { i.revoked.Store(true) }
+
 // Ends reports whether the identity can end.
-func (i *Identity) Ends() bool { return i.Kind != "socket" && i.Kind != "token" }
+func (i *Identity) Ends() bool { return i.Kind != "socket" }
 
 // String names the identity for logs.
 func (i *Identity) String() string { return i.Kind + ":" + i.Name }

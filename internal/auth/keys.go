@@ -29,7 +29,7 @@ func digestOf(token []byte) digest { return sha256.Sum256(token) }
 // keyPrefix lets scanners for leaked secrets find keys.
 const keyPrefix = "shoal_"
 
-// minKey is the shortest key, in bytes, that a file may hold: the digest is only
+// minKey is the shortest key, in bytes, that somebody may choose: the digest is only
 // as good as what it is of cannot be guessed.
 const minKey = 16
 
@@ -54,13 +54,24 @@ func (k Key) read() (d digest, err error) {
 		}
 		return digest(raw), nil
 	}
-	raw, err := os.ReadFile(k.File)
+	key, err := ReadKey(k.File)
+	return digestOf([]byte(key)), err
+}
+
+// ReadKey returns the key that a file holds. An error says why it is none, or too short.
+func ReadKey(file string) (string, error) {
+	raw, err := os.ReadFile(file)
 	if err != nil {
-		return d, fmt.Errorf("reading the key: %w", err)
+		return "", fmt.Errorf("reading the key: %w", err)
 	}
 	key := strings.TrimSpace(string(raw))
+	return key, CheckKey(file, key)
+}
+
+// CheckKey refuses a key of a place that could be guessed, or is not only a key.
+func CheckKey(place, key string) error {
 	if len(key) < minKey || strings.ContainsAny(key, " \t\r\n") {
-		return d, fmt.Errorf("%s must hold one key of at least %d characters and nothing else", k.File, minKey)
+		return fmt.Errorf("%s must hold one key of at least %d characters and nothing else", place, minKey)
 	}
-	return digestOf([]byte(key)), nil
+	return nil
 }

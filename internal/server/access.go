@@ -66,6 +66,17 @@ func (s *Server) PrepareAuth(config *auth.Config) (*auth.Prepared, error) {
 	return next, nil
 }
 
+// SetToken puts a token in the place of Options.Token; it is called while reloading.
+// What was opened with another one ends.
+func (s *Server) SetToken(token string) {
+	if token == s.opts.Token {
+		return
+	}
+	s.opts.Token = token
+	s.control.SetToken(token)
+	s.opts.Logger.Info("the admin token has changed")
+}
+
 // warnOpen says that strangers may ask, where they can reach the server.
 func (s *Server) warnOpen() {
 	address, ok := s.http.Addr().(*net.TCPAddr)

@@ -125,6 +125,8 @@ type Front struct {
 	strangers *rate.Limiter // lines about them in the audit log
 	unaudited atomic.Int64  // those that were too many
 
+	token atomic.Pointer[token]
+
 	// draining ends when the server shuts down, with the reason as its cause.
 	draining context.Context
 	drain    context.CancelCauseFunc
@@ -144,6 +146,7 @@ func New(opts Options) *Front {
 	refused := func() { f.opts.Refused("connections") }
 	f.connections = door.NewConnections(int64(f.opts.MaxConnections), nil, refused, f.opts.Logger)
 	f.draining, f.drain = context.WithCancelCause(context.Background())
+	f.SetToken(f.opts.Token)
 	f.strangers = rate.NewLimiter(10, 100)
 	f.calls = f.allCalls()
 	for pattern, c := range f.calls {

@@ -21,11 +21,23 @@ func identityOf(r *http.Request) *auth.Identity {
 	return r.Context().Value(identityKey{}).(*auth.Identity)
 }
 
-// Those that need no credential of Auth's may do everything.
-var (
-	allowed = auth.Grant{Scopes: []auth.Scope{auth.Admin}}
-	byToken = auth.NewIdentity("token", "token", allowed)
-)
+// allowed is for those that need no credential of Auth's, who may do everything.
+var allowed = auth.Grant{Scopes: []auth.Scope{auth.Admin}}
+
+// token is the one of Options.Token, or one that took its place.
+type token struct {
+	text string         // empty for none
+	who  *auth.Identity // whoever brings it
+}
+
+// SetToken puts a token in the place of Options.Token, empty for none. What was opened
+// with the old one ends, as with the credentials of Auth.
+func (f *Front) SetToken(text string) {
+	old := f.token.Swap(&token{text, auth.NewIdentity("token", "token", allowed)})
+	if old != nil {
+		old.who.Revoke()
+	}
+}
 
 // peerKey finds the identity of a Unix socket's other end in a request's context.
 type peerKey struct{}
@@ -47,14 +59,15 @@ func (f *Front) identify(r *http.Request) (*auth.Identity, error) {
 	if len(r.Header["Authorization"]) > 1 {
 		return nil, auth.Invalid("send one header Authorization: which of several counts is not said")
 	}
-	if f.isToken(r) {
-		return byToken, nil
+	known := f.token.Load()
+	if known.isIn(r) {
+		return known.who, nil
 	}
 	if f.opts.Auth != nil {
 		return f.opts.Auth.Request(r)
 	}
 	switch {
-	case f.opts.Token == "":
+	case known.text == "":
 		return nil, auth.Missing("this server has no token, so it is only reached by its Unix socket")
 	case r.Header.Get("Authorization") == "":
 		return nil, auth.Missing("this server wants a token: send Authorization: Bearer TOKEN")
@@ -62,11 +75,11 @@ func (f *Front) identify(r *http.Request) (*auth.Identity, error) {
 	return nil, auth.Invalid("the token is not this server's")
 }
 
-// isToken compares the token of a request in constant time. Hashes hide its length.
-func (f *Front) isToken(r *http.Request) bool {
-	token, ok := auth.Bearer([]byte(r.Header.Get("Authorization")))
-	given, want := sha256.Sum256(token), sha256.Sum256([]byte(f.opts.Token))
-	return subtle.ConstantTimeCompare(given[:], want[:]) == 1 && ok && f.opts.Token != ""
+// isIn compares the token of a request in constant time. Hashes hide its length.
+func (t *token) isIn(r *http.Request) bool {
+	brought, ok := auth.Bearer([]byte(r.Header.Get("Authorization")))
+	given, want := sha256.Sum256(brought), sha256.Sum256([]byte(t.text))
+	return subtle.ConstantTimeCompare(given[:], want[:]) == 1 && ok && t.text != ""
 }
 
 // deny answers a request that is not let in.
@@ -88,7 +101,7 @@ func (f *Front) seesTraceback(who *auth.Identity, c *serving.Call) bool {
 // callerOf is the name that a query's caller has for others; empty for the owner of
 // the server, who has no other name than the socket or the token.
 func callerOf(who *auth.Identity) string {
-	if who == byToken || who.Kind == "socket" {
+	if who.Kind == "token" || who.Kind == "socket" {
 		return ""
 	}
 	return who.Name

@@ -248,6 +248,23 @@ func TestWhatIsOpenEndsWithItsCredential(t *testing.T) {
 	kept.wantRefusal(t, 1, serving.Forbidden)
 }
 
+// A token that was changed ends what it opened, as a key does.
+func TestAnotherTokenEndsWhatTheOldOneOpened(t *testing.T) {
+	s := guarded(t, Options{Token: "the-first-token-of-all"}, everyone)
+	s.keys["first"], s.keys["second"] = "the-first-token-of-all", "the-second-token-of-all"
+	l := s.linkOf(t, "first")
+	s.SetToken("the-second-token-of-all")
+	if kind, body, err := wire.Read(l.in); err != nil || kind != wire.Goodbye || !strings.Contains(string(body), "credential") {
+		t.Errorf("the link ends with kind %d, %s, %v", kind, body, err)
+	}
+	l.wantEnd(t)
+	for who, want := range map[string]int{"first": 401, "second": 200} {
+		if status, said := s.call(t, who, "GET", "/v1/status", ""); status != want {
+			t.Errorf("the %s token: %d %s", who, status, said)
+		}
+	}
+}
+
 func TestWhoMayOnlyAskSeesOnlyWhatHeMayAsk(t *testing.T) {
 	s := guarded(t, Options{}, everyone)
 	s.deploy(t, newFake("m"))

@@ -145,7 +145,7 @@ func TestGoodbye(t *testing.T) {
 	if err := next(t, stopped); err != nil {
 		t.Error(err)
 	}
-	if s.register(newLink(s.Front, byToken)) {
+	if s.register(newLink(s.Front, s.token.Load().who)) {
 		t.Error("a link was opened after the end")
 	}
 }

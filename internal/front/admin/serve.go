@@ -26,7 +26,7 @@ var errOpen = errors.New("the admin API is served by TCP only with a token, or w
 // Options.ShutdownTimeout, and returns nil if all of it was answered. Serve may
 // be called for several listeners; they end together.
 func (f *Front) Serve(ctx context.Context, l net.Listener) error {
-	if l.Addr().Network() != "unix" && f.opts.Token == "" && f.opts.Auth == nil {
+	if l.Addr().Network() != "unix" && f.token.Load().text == "" && f.opts.Auth == nil {
 		return errors.Join(errOpen, l.Close())
 	}
 	server := &http.Server{
