@@ -142,7 +142,7 @@ func (a *Authenticator) OpenMetrics() bool { return a == nil || a.state.Load().c
 func (a *Authenticator) build(config Config) (*state, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &state{config: config, keys: make(map[digest]*Identity), certificates: make(map[string]*Identity), cancel: cancel, revoked: new(atomic.Bool)}
-	err := errors.Join(s.addKeys(), s.addCertificates(), s.addIssuers(ctx, a.opts, a.state.Load()))
+	err := errors.Join(s.addKeys(), s.addCertificates(), s.addIssuers(ctx, a.opts, a.state.Load()), checkPrefixes(config.JWT))
 	if err == nil && len(s.keys)+len(s.issuers)+len(s.certificates) == 0 {
 		err = errors.New("auth: names no credential, so that nobody could get in; give keys, jwt or certificates, or leave it out")
 	}
@@ -217,6 +217,19 @@ func (s *state) addIssuers(ctx context.Context, opts Options, old *state) (err e
 		}
 	}
 	return err
+}
+
+// checkPrefixes refuses issuers whose callers could have the same names: no prefix may
+// be the beginning of another issuer's.
+func checkPrefixes(issuers []Issuer) error {
+	for n, i := range issuers {
+		for _, other := range issuers[:n] {
+			if i.Issuer != other.Issuer && (strings.HasPrefix(i.NamePrefix, other.NamePrefix) || strings.HasPrefix(other.NamePrefix, i.NamePrefix)) {
+				return fmt.Errorf("auth: jwt %q and %q: give each a name_prefix, none of which begins with the other, so that no two callers have one name", other.Issuer, i.Issuer)
+			}
+		}
+	}
+	return nil
 }
 
 // keysOf returns the keys that a state has of an issuer who has them in the same
@@ -329,10 +342,20 @@ func (s *state) verify(ctx context.Context, token string) (*Identity, error) {
 		var who *Identity
 		if who, err = i.verify(ctx, token); err == nil {
 			who.revoked = s.revoked
-			return who, nil
+			return who, s.checkFree(who.Name)
 		}
 	}
 	return nil, err
+}
+
+// checkFree refuses the name of a configured caller: an issuer does not say who he is.
+func (s *state) checkFree(name string) error {
+	_, key := s.config.Keys[name]
+	_, certificate := s.config.Certificates[name]
+	if key || certificate {
+		return fmt.Errorf("the token's name %q is that of a key or certificate; give its issuer a name_prefix", name)
+	}
+	return nil
 }
 
 // Request returns the identity that a request's header Authorization, or else its

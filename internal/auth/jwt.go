@@ -42,6 +42,9 @@ type Issuer struct {
 	Algorithms []string `json:"algorithms"`
 	// NameClaim holds the identity's name. Default "sub".
 	NameClaim string `json:"name_claim"`
+	// NamePrefix is put before that name. Where there are several issuers they need
+	// one each, since two may know different people by the same name.
+	NamePrefix string `json:"name_prefix"`
 	// ScopeClaim holds the scopes, as a list or as a text with spaces. Default "scope".
 	ScopeClaim string `json:"scope_claim"`
 	// Scopes maps values of ScopeClaim to scopes. By default they have the same names.
@@ -89,6 +92,9 @@ func newIssuer(ctx context.Context, c Issuer, opts Options) (*issuer, error) {
 	}
 	if err := checkEndpoints(c.Endpoints); err != nil {
 		return nil, err
+	}
+	if c.NamePrefix != "" && !isName(c.NamePrefix) {
+		return nil, fmt.Errorf("name_prefix has at most %d printable ASCII characters", maxName)
 	}
 	if c.NameClaim == "" {
 		c.NameClaim = "sub"
@@ -306,9 +312,10 @@ func (i *issuer) verify(ctx context.Context, token string) (*Identity, error) {
 		return nil, err
 	}
 	name, _ := claims[i.NameClaim].(string)
-	if !isName(name) {
+	if name == "" || !isName(i.NamePrefix+name) {
 		return nil, fmt.Errorf("the claim %q is no name", i.NameClaim)
 	}
+	name = i.NamePrefix + name
 	expires, err := claims.GetExpirationTime()
 	if err != nil {
 		return nil, err

@@ -159,6 +159,55 @@ func TestScopesOfATokenAreMapped(t *testing.T) {
 	}
 }
 
+// Two callers of one name would share a caller's batches and his share.
+func TestATokensNameIsNobodyElses(t *testing.T) {
+	_, sha := NewKey()
+	issuer := Issuer{Issuer: "https://issuer.example", Audience: "shoal", PublicKeyFile: pemFile(t, &signer.PublicKey)}
+	other := issuer
+	other.Issuer = "https://other.example"
+	claims := goodClaims()
+	claims["iss"] = other.Issuer
+	query := Grant{Scopes: []Scope{Query}}
+	for name, c := range map[string]struct {
+		prefix string // of the first issuer
+		config Config
+		want   string
+	}{
+		"alone":             {config: Config{}, want: "alice"},
+		"with a prefix":     {prefix: "login:", want: "login:alice"},
+		"a key's":           {config: Config{Keys: map[string]Key{"alice": {SHA256: sha, Grant: query}}}, want: "invalid"},
+		"a certificate's":   {config: Config{Certificates: map[string]Certificate{"alice": {Grant: query}}}, want: "invalid"},
+		"not a key's":       {prefix: "login:", config: Config{Keys: map[string]Key{"alice": {SHA256: sha, Grant: query}}}, want: "login:alice"},
+		"a key's by prefix": {prefix: "login:", config: Config{Keys: map[string]Key{"login:alice": {SHA256: sha, Grant: query}}}, want: "invalid"},
+		"longer than names": {prefix: strings.Repeat("x", maxName), want: "invalid"},
+	} {
+		c.config.JWT = []Issuer{issuer}
+		c.config.JWT[0].NamePrefix = c.prefix
+		if c.prefix != "" {
+			other.NamePrefix = "other:"
+			c.config.JWT = append(c.config.JWT, other)
+		}
+		a := open(t, c.config, Options{Now: func() time.Time { return start }})
+		if got := nameOr(a.Verify(t.Context(), sign(t, jwt.SigningMethodRS256, signer, goodClaims(), ""))); got != c.want {
+			t.Errorf("%s: got %s, want %s", name, got, c.want)
+		}
+		if c.prefix == "" {
+			continue
+		}
+		if got := nameOr(a.Verify(t.Context(), sign(t, jwt.SigningMethodRS256, signer, claims, ""))); got != "other:alice" {
+			t.Errorf("%s: the other issuer's is %s", name, got)
+		}
+	}
+}
+
+// nameOr is an identity's name, or why there is none.
+func nameOr(who *Identity, err error) string {
+	if err != nil {
+		return reasonOf(err)
+	}
+	return who.Name
+}
+
 func TestATokenIsRememberedAsLongAsItIsValid(t *testing.T) {
 	var now atomic.Int64
 	a := open(t, Config{JWT: []Issuer{{Issuer: "https://issuer.example", Audience: "shoal", PublicKeyFile: pemFile(t, &signer.PublicKey)}}},
