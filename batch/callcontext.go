@@ -26,7 +26,7 @@ type callContext struct {
 var _ context.Context = (*callContext)(nil)
 
 // begin makes it the context of a call.
-func (c *callContext) begin(batch uint64, replica context.Context) {
+func (c *callContext) begin(replica context.Context, batch uint64) {
 	c.mu.Lock()
 	c.batch, c.replica, c.cause = batch, replica, nil
 	c.mu.Unlock()

@@ -98,7 +98,7 @@ func (r *Runner[In, Out]) compute(s *slot[In, Out]) {
 	}()
 	for b := range r.work {
 		id, in := b.ID, b.Inputs()
-		call.begin(id, r.contexts[b.Origin])
+		call.begin(r.contexts[b.Origin], id)
 		s.begin(b) // from here on the batch may be taken away
 		if r.gaveUp.Load() {
 			if !call.end() {

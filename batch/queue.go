@@ -89,10 +89,11 @@ func (w *queue[In, Out]) place(q *Query[In, Out]) *lane[In, Out] {
 // separate has callers share batches, or not, from now on.
 func (w *queue[In, Out]) separate(callers bool) {
 	w.isolate = callers
-	for q, next := w.oldest, (*Query[In, Out])(nil); q != nil; q = next {
-		next = q.next
+	for q := w.oldest; q != nil; {
+		next := q.next
 		w.remove(q)
 		w.place(q).group.hurry(q)
+		q = next
 	}
 }
 

@@ -115,7 +115,7 @@ func statusOf(a Answer) int {
 
 // parse reads an answer in JSON.
 func parse(r Response) (v any, err error) {
-	if r.Format != JSON && !(r.Format == Full && strings.Contains(r.Header.Get("Content-Type"), "json")) {
+	if r.Format != JSON && (r.Format != Full || !strings.Contains(r.Header.Get("Content-Type"), "json")) {
 		return nil, errors.New("no JSON")
 	}
 	d := json.NewDecoder(bytes.NewReader(r.Body))

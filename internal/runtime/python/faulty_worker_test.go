@@ -209,9 +209,11 @@ func (w *faultyWorker) receive(kind wire.Kind, body []byte) (*received, error) {
 	b.id = binary.LittleEndian.Uint64(body[8:])
 	switch kind {
 	case wire.Batch:
-		return b, b.readQueries(body)
+		err := b.readQueries(body)
+		return b, err
 	case wire.Arrays:
-		return b, b.readRows(body)
+		err := b.readRows(body)
+		return b, err
 	}
 	return nil, fmt.Errorf("a frame of kind %d", kind)
 }
