@@ -190,9 +190,17 @@ def find_method(cls: type, name: str) -> tuple[Any, type]:
     for owner in cls.__mro__:
         if name in vars(owner):
             found = vars(owner)[name]
-            is_method = inspect.isroutine(found) and not isinstance(found, functools.cached_property)
-            return (found if is_method or name == "__call__" else None), owner
+            return (found if _is_method(found) or name == "__call__" else None), owner
     return None, cls
+
+
+# Kinds of methods that cannot be called as a class has them.
+_WRAPPED: Final = (staticmethod, classmethod, functools.partialmethod, functools.singledispatchmethod)
+
+
+def _is_method(found: Any) -> bool:
+    # isroutine takes all that has __get__ for one, also what computes an attribute when it is looked at.
+    return inspect.isroutine(found) and (callable(found) or isinstance(found, _WRAPPED))
 
 
 def offers(cls: type, name: str) -> bool:

@@ -18,6 +18,13 @@ from shoal._link import decode_plain
 from shoal._wire import ProtocolError
 
 
+class Lazy:
+    """Something that computes an attribute when it is first looked at, as some libraries have it."""
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        raise AssertionError("a query must not have this computed")
+
+
 class Base:
     """A base of the model's own package."""
 
@@ -75,6 +82,19 @@ class Model(Base, dict[str, Any], threading.Thread):
         """The same."""
         raise AssertionError("a query must not have this computed")
 
+    lazy = Lazy()
+
+    def add(self, n: int) -> int:
+        """One of which there is another with fewer arguments."""
+        return n
+
+    add_one = functools.partialmethod(add, 1)
+
+    @functools.singledispatchmethod
+    def by_type(self, item: object) -> str:
+        """One that chooses by the type of its argument."""
+        return "by_type"
+
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"a query must not look for {name}")
 
@@ -83,7 +103,18 @@ class Model(Base, dict[str, Any], threading.Thread):
     __hash__ = object.__hash__  # a dict has none, and a thread wants one
 
 
-OFFERED = ["", "__call__", "predict", "static", "of_class", "remembered", "inherited", "clear"]
+OFFERED = [
+    "",
+    "__call__",
+    "predict",
+    "static",
+    "of_class",
+    "remembered",
+    "inherited",
+    "clear",
+    "add_one",
+    "by_type",
+]
 
 
 @pytest.mark.parametrize("name", OFFERED)
@@ -103,7 +134,7 @@ def test_a_models_own_methods_may_be_called(name: str) -> None:
             "__subclasshook__",
             "_private",
         ),
-        *("attribute", "client", "limit", "loss", "Nested", "looked_at", "looked_at_once", "nothing"),
+        *("attribute", "client", "limit", "loss", "Nested", "looked_at", "looked_at_once", "lazy", "nothing"),
         *("pop", "update", "fromkeys", "start", "run", "join", "setDaemon"),
         *(
             "predict.__globals__",
