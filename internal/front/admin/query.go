@@ -158,9 +158,7 @@ func (f *Front) writeResponse(w http.ResponseWriter, r *http.Request, response s
 		f.writeError(w, r, serving.Errorf(serving.Internal, "the backend gave an answer of unknown format %d", response.Format))
 		return
 	}
-	for name, values := range response.Header {
-		w.Header()[http.CanonicalHeaderKey(name)] = values
-	}
+	problem.AddHeader(w.Header(), response.Header)
 	status := response.Status
 	if status < 200 || status > 599 {
 		status = http.StatusOK

@@ -46,6 +46,23 @@ func TestAQueryIsAnAPIQueryInJSON(t *testing.T) {
 	}
 }
 
+// A model may not say how its answer is framed, nor what only the server says.
+func TestAModelChoosesOnlyItsOwnHeaders(t *testing.T) {
+	s := serve(t, Options{})
+	b := newFake("m")
+	b.respond = func(c *serving.Call) {
+		c.Response = serving.Response{Format: serving.JSON, Body: []byte("2"), Header: http.Header{
+			"Connection": {"close"}, "shoal-backend": {"other"}, "X-Mine": {"yes"}, "X-Bad": {"a\nb"},
+		}}
+	}
+	s.deploy(t, b)
+	response := s.raw(t, "POST", "/v1/endpoints/e/query", `{"data":1}`)
+	h := response.Header
+	if response.Close || h.Get("Shoal-Backend") == "other" || h.Get("X-Mine") != "yes" || h["X-Bad"] != nil {
+		t.Errorf("close %v, %v", response.Close, h)
+	}
+}
+
 func TestAQueryInJSONHasItsTerms(t *testing.T) {
 	s := serve(t, Options{})
 	b := newFake("m")
