@@ -43,12 +43,17 @@ func (f *Front) SetToken(text string) {
 type peerKey struct{}
 
 // withPeer is a server's ConnContext: Unix sockets are guarded by their mode, which
-// says who may connect.
+// says who may connect. Between its making and its mode a socket may be open to
+// others: they are strangers, who need a credential.
 func withPeer(ctx context.Context, c net.Conn) context.Context {
 	if c.LocalAddr().Network() != "unix" {
 		return ctx
 	}
-	return context.WithValue(ctx, peerKey{}, auth.NewIdentity("socket", peerName(c), allowed))
+	name, owner := peer(c)
+	if !owner {
+		return ctx
+	}
+	return context.WithValue(ctx, peerKey{}, auth.NewIdentity("socket", name, allowed))
 }
 
 // identify returns who sent a request.
