@@ -6,6 +6,9 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"sync"
+
+	"golang.org/x/time/rate"
 
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -45,6 +48,61 @@ func (f *Front) audit(r *http.Request, c call, err error) {
 		line = append(line, *notes...)
 	}
 	f.opts.Audit.Info("audit", line...)
+}
+
+// deniedLines bounds how many lines of denials each caller has in the audit log.
+type deniedLines struct {
+	mu sync.Mutex
+	of map[string]*callersLines // by identity
+}
+
+type callersLines struct {
+	limit   *rate.Limiter
+	dropped int64 // since the last line
+}
+
+// How many lines a caller has: deniedBurst, and deniedRate more a second.
+const (
+	deniedRate  = 1
+	deniedBurst = 10
+	maxDenied   = 1000 // callers that are remembered
+)
+
+// allow reports whether a caller may have a line, and how many he had not before it.
+func (d *deniedLines) allow(who string) (ok bool, dropped int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	lines := d.of[who]
+	if lines == nil {
+		if len(d.of) >= maxDenied || d.of == nil {
+			d.of = make(map[string]*callersLines) // issuers name any number
+		}
+		lines = &callersLines{limit: rate.NewLimiter(deniedRate, deniedBurst)}
+		d.of[who] = lines
+	}
+	if !lines.limit.Allow() {
+		lines.dropped++
+		return false, 0
+	}
+	dropped, lines.dropped = lines.dropped, 0
+	return true, dropped
+}
+
+// auditDenied is audit for a call that its caller's scopes do not allow, as far as he
+// has not had too many lines: whoever may only ask must not fill the log.
+func (f *Front) auditDenied(r *http.Request, c call, err error) {
+	if c.change == "" {
+		return
+	}
+	ok, dropped := f.denied.allow(identityOf(r).String())
+	if !ok {
+		return
+	}
+	r = withNotes(r)
+	if dropped > 0 {
+		note(r, "suppressed", dropped)
+	}
+	f.audit(r, c, err)
 }
 
 // auditStranger writes a line about a call that would have changed something, of

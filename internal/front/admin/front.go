@@ -124,6 +124,7 @@ type Front struct {
 
 	strangers *rate.Limiter // lines about them in the audit log
 	unaudited atomic.Int64  // those that were too many
+	denied    deniedLines   // those about callers that are known
 
 	token atomic.Pointer[token]
 

@@ -41,7 +41,7 @@ func (f *Front) serveHTTP(w http.ResponseWriter, r *http.Request) {
 func (f *Front) handle(c call) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if err := identityOf(r).Allow(c.scopes...); err != nil {
-			f.audit(r, c, err)
+			f.auditDenied(r, c, err)
 			f.deny(w, r, err)
 			return
 		}

@@ -11,8 +11,11 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/time/rate"
 
 	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/runtime/python"
@@ -212,6 +215,32 @@ func TestTheAuditLogHasStrangersAndPanics(t *testing.T) {
 	}
 	if !strings.Contains(s.audit.String(), `"change":"deploy backend","who":"deploy"`) || !strings.Contains(s.audit.String(), "as a test wants it") {
 		t.Errorf("the panic is not in %s", s.audit)
+	}
+}
+
+// Whoever may only ask does not fill the disk either.
+func TestACallersDenialsAreFewLines(t *testing.T) {
+	s := guarded(t, Options{}, everyone)
+	s.denied.allow("key:query")
+	s.denied.of["key:query"].limit.SetLimit(0)
+	s.denied.of["key:query"].limit.SetBurst(0)
+	for range 3 {
+		s.call(t, "query", "DELETE", "/v1/endpoints/e", "")
+	}
+	s.call(t, "guest", "DELETE", "/v1/endpoints/e", "") // has lines of his own
+	if said := s.audit.String(); strings.Contains(said, `"who":"query"`) || !strings.Contains(said, `"who":"guest"`) {
+		t.Errorf("the audit log is %s", said)
+	}
+	s.denied.of["key:query"].limit.SetLimit(rate.Inf)
+	s.call(t, "query", "DELETE", "/v1/endpoints/e", "")
+	if said := s.audit.String(); !strings.Contains(said, `"suppressed":`) {
+		t.Errorf("nothing says how many there were: %s", said)
+	}
+	for n := range 3 * maxDenied {
+		s.denied.allow(strconv.Itoa(n))
+	}
+	if n := len(s.denied.of); n > maxDenied {
+		t.Errorf("%d callers are remembered", n)
 	}
 }
 
