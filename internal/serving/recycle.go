@@ -64,7 +64,7 @@ func (p *Pool[In, Out]) recycle(ctx context.Context, c Config) {
 func (p *Pool[In, Out]) renew(ctx context.Context, old *replica[In, Out], why string) {
 	s, config := p.scaler, p.Config()
 	log := p.log.With("replica", old.index, "because", why)
-	now := &revision[In, Out]{p.version.Load(), config}
+	now := p.revision()
 	r := &rolling[In, Out]{
 		pool: p, from: now, to: now, n: 1, most: 1 + config.surge(1),
 		old: []*replica[In, Out]{old}, before: len(p.replicas),

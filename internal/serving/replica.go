@@ -34,7 +34,8 @@ type replica[In, Out any] struct {
 	now      ReplicaStatus
 	instance Instance[In, Out] // that works; nil before the first
 	attached *batch.Replica[In, Out]
-	jitter   float64 // of this instance's recycling, from 0 to 1
+	runs     *revision[In, Out] // of the instance, or of the one that is being started
+	jitter   float64            // of this instance's recycling, from 0 to 1
 
 	blocked bool            // it cannot work before its next start, which is not soon
 	stopCtx context.Context // how long a stop may take; set before askStop
@@ -44,8 +45,9 @@ type replica[In, Out any] struct {
 func newReplica[In, Out any](p *Pool[In, Out], index int) *replica[In, Out] {
 	r := &replica[In, Out]{
 		pool: p, index: index, done: make(chan struct{}), changed: make(chan struct{}, 1),
-		pause: newPause(), slots: p.Config().MaxConcurrentBatches,
+		pause: newPause(), runs: p.revision(),
 	}
+	r.slots = r.runs.config.MaxConcurrentBatches
 	r.now = ReplicaStatus{Index: index, State: StateStarting}
 	r.stopping, r.askStop = context.WithCancel(context.Background())
 	return r
@@ -184,9 +186,13 @@ func (r *replica[In, Out]) restart() Instance[In, Out] {
 		if r.failures < crashLoop { // else it stays what it is until it is ready
 			r.set(StateStarting, 0)
 		}
-		version := r.pool.version.Load()
-		spec := ReplicaSpec{Backend: r.pool.name, Index: r.index, Config: r.pool.Config()}
-		instance, err := r.pool.launch(r.stopping, version, spec)
+		now := r.begin()
+		spec := ReplicaSpec{Backend: r.pool.name, Index: r.index, Config: now.config}
+		instance, err := r.pool.launch(r.stopping, now.version, spec)
+		if err == nil && now.outdated(r.pool.revision()) {
+			r.end(instance)
+			continue
+		}
 		if err == nil {
 			r.slots = spec.Config.MaxConcurrentBatches // the pool's may have changed meanwhile
 			r.pool.log.Info("replica restarted", "replica", r.index, "pid", instance.PID())
@@ -198,6 +204,24 @@ func (r *replica[In, Out]) restart() Instance[In, Out] {
 		r.fail(ReasonStart, err, traceback(err))
 		r.reckon(err, false)
 	}
+}
+
+// begin notes what is about to be started. Who makes another revision the pool's looks for
+// replicas with this one afterwards, and the replica looks at the pool's once more when it has
+// started: one of them sees the other.
+func (r *replica[In, Out]) begin() *revision[In, Out] {
+	now := r.pool.revision()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.runs = now
+	return now
+}
+
+// outdated reports whether the replica runs something else than the revision, or is about to.
+func (r *replica[In, Out]) outdated(now *revision[In, Out]) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.runs.outdated(now)
 }
 
 // tooManyStuck notes that the replica is not started, because of what n others of the

@@ -28,6 +28,16 @@ type revision[In, Out any] struct {
 	config  Config
 }
 
+// revision is what replicas are started with now.
+func (p *Pool[In, Out]) revision() *revision[In, Out] {
+	return &revision[In, Out]{p.version.Load(), p.Config()}
+}
+
+// outdated reports whether what runs with the revision must be replaced for another.
+func (r *revision[In, Out]) outdated(now *revision[In, Out]) bool {
+	return r.version != now.version || r.config.needsRestart(now.config)
+}
+
 // surge is how many of n new replicas may run beside the old ones.
 func (c Config) surge(n int) int {
 	if c.MaxSurge == nil {
@@ -71,7 +81,7 @@ func (p *Pool[In, Out]) replicasFor(c Config) int {
 // not if Roll fails.
 func (p *Pool[In, Out]) Roll(ctx context.Context, model Model[In, Out], config Config, closed func()) error {
 	return p.change(config, func(config Config, n int) error {
-		from := &revision[In, Out]{p.version.Load(), p.Config()}
+		from := p.revision()
 		if err := p.roll(ctx, &revision[In, Out]{newVersion(model, closed), config}, n, config.surge(n)); err != nil {
 			return err
 		}
@@ -117,7 +127,7 @@ type rolling[In, Out any] struct {
 // no error: what it had is accounted for. mu is held.
 func (p *Pool[In, Out]) roll(ctx context.Context, to *revision[In, Out], n, surge int) error {
 	r := &rolling[In, Out]{
-		pool: p, from: &revision[In, Out]{p.version.Load(), p.Config()}, to: to, n: n,
+		pool: p, from: p.revision(), to: to, n: n,
 		old: slices.Clone(p.replicas), before: len(p.replicas),
 	}
 	r.most = max(r.before, n) + surge
@@ -206,13 +216,15 @@ func (r *rolling[In, Out]) stop(replicas []*replica[In, Out]) {
 	}
 }
 
-// back undoes what was done: the new replicas go, and old ones take their places as
-// soon as they have started, again and again if need be.
+// back undoes what was done: the new replicas go, also old ones that died and came back as
+// new ones, and old ones take their places as soon as they have started, again and again if
+// need be.
 func (r *rolling[In, Out]) back() {
 	p := r.pool
 	if len(r.fresh) > 0 {
 		p.put(r.from)
-		r.stop(r.fresh)
+		well := func(one *replica[In, Out]) bool { return !one.outdated(r.from) }
+		r.stop(append(r.fresh, slices.DeleteFunc(slices.Clone(r.old), well)...))
 	}
 	for _, index := range p.indices(r.before - len(p.replicas)) {
 		again := newReplica(p, index)

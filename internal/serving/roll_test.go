@@ -5,8 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/shoalserve/shoal/batch"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -206,6 +212,85 @@ func TestAVersionThatCannotStartLeavesTheOldOneInPlace(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAnOldReplicaThatDiesInARollThatFailsComesBackAsOld(t *testing.T) {
+	for name, starting := range map[string]time.Duration{
+		"after it has come back as a new one":   0,
+		"while it is to come back as a new one": 2 * time.Minute,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				old := &mortal{fn: afterAWhile("v1")}
+				var starts atomic.Int32
+				next := &mortal{fn: afterAWhile("v2")}
+				next.starting(func(ctx context.Context, _ int) error {
+					switch starts.Add(1) {
+					case 2:
+						old.kill(2)
+						time.Sleep(time.Minute)
+						return errors.New("no weights")
+					case 3: // in the place of the one that died
+						select {
+						case <-time.After(starting):
+						case <-ctx.Done():
+							return ctx.Err()
+						}
+					}
+					return nil
+				})
+				config := serving.Config{NumReplicas: 3, MaxBatchSize: 1, MaxSurge: surge(1)}
+				p, err := serving.NewPool(t.Context(), "m", serving.Model[string, string]{Kind: "go", Runtime: old}, config, serving.Deps{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := p.Roll(t.Context(), serving.Model[string, string]{Kind: "go", Runtime: next}, config, nil); err == nil {
+					t.Error("it did not fail")
+				}
+				time.Sleep(10 * time.Minute)
+				if n := starts.Load(); n != 3 {
+					t.Errorf("%d replicas of the new version were started, want 3: two for the roll, and one that died", n)
+				}
+				answers := make(map[string]int)
+				for _, answer := range askAtOnce(t, p, 30) {
+					answers[answer]++
+				}
+				if diff := cmp.Diff(map[string]int{"v1": 30}, answers); diff != "" {
+					t.Errorf("answers (-want +got):\n%s", diff)
+				}
+				closePool(t, p)
+			})
+		})
+	}
+}
+
+// afterAWhile is a model that answers all with one text.
+func afterAWhile(text string) batch.Func[string, string] {
+	return func(_ context.Context, in []string) ([]string, error) {
+		time.Sleep(time.Second)
+		out := make([]string, len(in))
+		for i := range in {
+			out[i] = text
+		}
+		return out, nil
+	}
+}
+
+// askAtOnce asks n queries at a time, so that every replica gets some.
+func askAtOnce(t *testing.T, p *serving.Pool[string, string], n int) []string {
+	t.Helper()
+	answers := make([]string, n)
+	var asking sync.WaitGroup
+	for i := range n {
+		asking.Go(func() {
+			var err error
+			if answers[i], err = p.Do(context.Background(), "", "", 0); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	asking.Wait()
+	return answers
 }
 
 func TestAVersionThatTakesOtherQueriesCannotTakeOver(t *testing.T) {
