@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from harness import Loads, ask, backend, deploy, until
 
-from shoal import serve
+from shoal import WorkerDied, serve
 
 
 class Slow:
@@ -83,3 +83,34 @@ def test_a_query_that_takes_too_much_memory_fails_alone(client: serve.Client, re
                 ref.result(30)
         else:
             assert ref.result(30) == size << 20
+
+
+class Sharing:
+    """Takes memory that is not its heap: rlimits do not count it, a cgroup does."""
+
+    @serve.accept_batch
+    def __call__(self, requests: list[Any], *, mib: Any) -> list[bool]:
+        import mmap
+        from pathlib import Path
+
+        for size in (n << 20 for n in mib if n):
+            with mmap.mmap(-1, size, mmap.MAP_SHARED) as taken:
+                for page in range(0, size, mmap.PAGESIZE):
+                    taken[page] = 1
+        confined = "/shoal-" in Path("/proc/self/cgroup").read_text()
+        return [confined] * len(requests)
+
+
+def test_a_query_that_takes_too_much_of_any_memory_fails_alone(client: serve.Client) -> None:
+    deploy(client, "m", Sharing, max_batch_size=8, memory_limit="128MiB")
+    handle = client.get_handle("m")
+    if not handle.remote(mib=0).result(60):
+        pytest.skip("the system does not let the server make cgroups")
+    sizes = [1, 1, 1024, 1, 1]
+    refs = [handle.remote(mib=n) for n in sizes]
+    for ref, size in zip(refs, sizes, strict=True):
+        if size > 128:
+            with pytest.raises(WorkerDied, match=r"more than memory_limit \(128 MiB\)"):
+                ref.result(60)
+        else:
+            assert ref.result(60)

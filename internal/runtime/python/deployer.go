@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"sync"
 
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -27,7 +28,10 @@ type Options struct {
 }
 
 // Deployer makes backends of Python models.
-type Deployer struct{ opts Options }
+type Deployer struct {
+	opts    Options
+	cgroups func() *cgroups // looks for them once a worker needs one
+}
 
 // NewDeployer returns a Deployer; the zero Options are usable.
 func NewDeployer(opts Options) *Deployer {
@@ -38,7 +42,7 @@ func NewDeployer(opts Options) *Deployer {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Deployer{opts}
+	return &Deployer{opts, sync.OnceValue(func() *cgroups { return newCgroups(opts.Logger) })}
 }
 
 // Interpreter is the Python that runs backends which name none.
@@ -62,7 +66,7 @@ func (d *Deployer) Redeploy(ctx context.Context, old serving.Backend, name strin
 	}
 	model := serving.Model[*serving.Call, serving.Response]{
 		Kind:    "python",
-		Runtime: &runtime{spec: spec, opts: d.opts},
+		Runtime: &runtime{spec: spec, opts: d.opts, cgroups: d.cgroups},
 		Key:     (*serving.Call).BatchKey,
 		Size:    (*serving.Call).Size,
 	}

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"syscall"
 
+	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,8 +22,35 @@ var hints = map[syscall.Signal]string{
 	syscall.SIGTERM: "somebody, or the model itself, asked it to end",
 }
 
+// outOfMemory is the end of a worker whose cgroup had no more memory.
+type outOfMemory struct {
+	limit int64 // bytes
+	exit  error // what Wait returned
+}
+
+// Error implements error.
+func (o *outOfMemory) Error() string {
+	return fmt.Sprintf("out of memory: it and its processes needed more than memory_limit (%s)", humanize.IBytes(uint64(o.limit))) // #nosec G115 -- a limit is positive
+}
+
+// Unwrap returns what Wait returned.
+func (o *outOfMemory) Unwrap() error { return o.exit }
+
+// gotKill reports whether a process was ended by SIGKILL, by what Wait returned.
+func gotKill(exit error) bool {
+	failed, ok := errors.AsType[*exec.ExitError](exit)
+	if !ok {
+		return false
+	}
+	status, ok := failed.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
+}
+
 // ending says in words how a process ended, by what Wait returned.
 func ending(exit error) string {
+	if starved, ok := errors.AsType[*outOfMemory](exit); ok {
+		return starved.Error()
+	}
 	failed, ok := errors.AsType[*exec.ExitError](exit)
 	if !ok {
 		if exit != nil {

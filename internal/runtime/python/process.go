@@ -24,6 +24,8 @@ import (
 type runtime struct {
 	spec Spec
 	opts Options
+	// cgroups finds where groups for workers can be made; nil: nowhere.
+	cgroups func() *cgroups
 	// start makes a worker's process; nil means spawn.
 	start func(serving.ReplicaSpec) (*process, error)
 }
@@ -152,7 +154,8 @@ type process struct {
 	conn    *net.UnixConn
 	claims  *claims
 	cancels *cancels
-	arena   *arena // nil where the system has no shared memory
+	arena   *arena  // nil where the system has no shared memory
+	cgroup  *cgroup // nil where there is no memory_limit, or the system permits none
 	stderr  *lines
 }
 
@@ -208,11 +211,33 @@ func (r *runtime) spawn(spec serving.ReplicaSpec) (*process, error) {
 		_ = p.reap() // it was killed
 		return nil, err
 	}
+	p.cgroup = r.confine(p.cmd.Process.Pid, spec)
 	if err := errors.Join(claims.inherited(), cancels.inherited()); err != nil {
 		p.kill()
 		return nil, errors.Join(fmt.Errorf("preparing a pipe: %w", err), p.reap())
 	}
 	return p, nil
+}
+
+// confine puts a worker with a memory_limit into a cgroup of its own, before it has
+// loaded the model and could start a process. Nil: it has the limits of limit alone.
+func (r *runtime) confine(pid int, spec serving.ReplicaSpec) *cgroup {
+	if spec.Config.MemoryLimit == 0 || r.cgroups == nil {
+		return nil
+	}
+	groups := r.cgroups()
+	if groups == nil {
+		return nil
+	}
+	group, err := groups.new(int64(spec.Config.MemoryLimit))
+	if err == nil {
+		if err = group.join(pid); err == nil {
+			return group
+		}
+		group.remove()
+	}
+	r.opts.Logger.Warn("no cgroup for a worker: its memory_limit bounds its heap alone", "backend", spec.Backend, "replica", spec.Index, "error", err)
+	return nil
 }
 
 // socketPair returns a connected pair: one end to use here, one to inherit.
@@ -252,7 +277,8 @@ func (p *process) signal(s syscall.Signal) {
 
 // reap waits for the process to end and closes what connected it.
 func (p *process) reap() error {
-	err := p.cmd.Wait()
+	err := p.cgroup.ended(p.cmd.Wait())
+	p.cgroup.remove()
 	_ = p.close() // nothing is left to lose
 	return err
 }

@@ -208,11 +208,15 @@ func (w *worker) claim(id uint64) *callBatch {
 func (w *worker) run() {
 	defer close(w.ended)
 	gone := make(chan error, 1)
+	waited := make(chan struct{})
+	defer func() { <-waited }()
 	go func() { // ends with the process, which is gone when run returns
-		gone <- w.cmd.Wait()
+		defer close(waited)
+		gone <- w.cgroup.ended(w.cmd.Wait())
 		// A grandchild may hold the socket open: give what the worker wrote
 		// before it died a moment to be read, then stop reading.
 		_ = w.conn.SetReadDeadline(time.Now().Add(time.Second))
+		w.cgroup.remove()
 	}()
 	reading := w.read()
 	w.mu.Lock()

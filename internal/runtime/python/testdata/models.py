@@ -2,9 +2,11 @@
 
 import asyncio
 import ctypes
+import mmap
 import os
 import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -159,9 +161,23 @@ async def blocks_its_loop(requests, *, block=None):
     return [os.getpid()] * len(requests)
 
 
+def touch_shared(mib):
+    """Takes memory that RLIMIT_DATA does not count."""
+    taken = mmap.mmap(-1, mib << 20, mmap.MAP_SHARED)
+    for page in range(0, mib << 20, mmap.PAGESIZE):
+        taken[page] = 1
+    return taken
+
+
 @serve.accept_batch
-def greedy(requests, *, mib=None, spin=None, files=None, busy=None):
-    """Takes memory, processor time or files, and answers with its pid."""
+def greedy(requests, *, mib=None, shared=None, child=None, spin=None, files=None, busy=None):
+    """Takes memory, processor time or files, and answers with its pid, or how its child ended."""
+    if shared is not None:
+        taken = touch_shared(shared[0])
+    if child is not None:
+        here = os.path.dirname(__file__)
+        code = f"import sys; sys.path.append({here!r}); import models; models.touch_shared({child[0]})"
+        return [subprocess.run([sys.executable, "-c", code]).returncode] * len(requests)
     if mib is not None:
         taken = bytearray(mib[0] << 20)
         del taken
@@ -196,3 +212,13 @@ async def endless_async(requests, *, started=None):
                     await asyncio.sleep(0.001)
                 f.write("cancelled")
     return [serve.context.cancelled] * len(requests)
+
+
+class Hoarder:
+    """Needs more memory than it may have."""
+
+    def __init__(self):
+        self.taken = touch_shared(1024)
+
+    def __call__(self, request):
+        return len(self.taken)
