@@ -187,7 +187,7 @@ func (g *cgroups) new(limit int64) (*cgroup, error) {
 	g.retry()
 	name := fmt.Sprintf("%s%d-%d", cgroupPrefix, os.Getpid(), cgroupNumber.Add(1))
 	c := &cgroup{dir: filepath.Join(g.dir, name), of: g, limit: limit}
-	if err := os.Mkdir(c.dir, 0o755); err != nil { // #nosec G301 -- as the system makes them
+	if err := os.Mkdir(c.dir, 0o750); err != nil {
 		return nil, fmt.Errorf("making a cgroup: %w", err)
 	}
 	if err := writeCgroup(c.dir, g.files.limit, strconv.FormatInt(limit, 10)); err != nil {
