@@ -18,7 +18,6 @@ import (
 	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/config"
 	"github.com/shoalserve/shoal/internal/front/admin"
-	"github.com/shoalserve/shoal/internal/front/door"
 	"github.com/shoalserve/shoal/internal/front/rest"
 	"github.com/shoalserve/shoal/internal/runtime/python"
 	"github.com/shoalserve/shoal/internal/secure"
@@ -166,7 +165,6 @@ func (s *Server) assemble(library string, artifacts artifact.Store) {
 	limits := s.opts.Rest
 	limits.Logger, limits.Metrics, limits.Prober = log, metrics, s.prober
 	limits.Auth = s.auth
-	limits.Arriving = door.NewBytes(limits.MaxInflightBytes)
 	if s.secure != nil {
 		limits.TLS = s.secure.Config("h2", "http/1.1")
 	}
@@ -175,7 +173,7 @@ func (s *Server) assemble(library string, artifacts artifact.Store) {
 		Registry: s.Registry, Prober: s.prober, Deployer: s.Deployer, Artifacts: artifacts, Logs: lines, Token: s.opts.Token,
 		Auth: s.auth, Audit: s.auditLog(), NoPickle: s.opts.NoPickle, Denied: func(reason string) { metrics.Denied("admin", reason) },
 		Version: s.opts.Version, HTTPAddress: s.HTTPAddress, Logger: log, ShutdownTimeout: limits.ShutdownTimeout,
-		Reload: s.Reload, Arriving: limits.Arriving, Refused: func(reason string) { metrics.Refused("admin", reason) },
+		Reload: s.Reload, MaxInflightBytes: limits.MaxInflightBytes, Refused: func(reason string) { metrics.Refused("admin", reason) },
 	})
 }
 

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/shoalserve/shoal/internal/auth"
+	"github.com/shoalserve/shoal/internal/front/door"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -24,6 +26,8 @@ const (
 	// an answer, not the whole: slow is allowed, stuck is not.
 	readTimeout  = 30 * time.Second
 	writeTimeout = 30 * time.Second
+	// denialTimeout is how long the rest of a request has that was denied.
+	denialTimeout = 500 * time.Millisecond
 	// writeChunk is how much of an answer must go out within writeTimeout.
 	writeChunk = 1 << 20
 )
@@ -51,13 +55,22 @@ func body(w http.ResponseWriter, r *http.Request, limit int64) (paced io.Reader,
 func (f *Front) readBody(w http.ResponseWriter, r *http.Request, limit int64) (raw []byte, done func(), err error) {
 	paced, undo := body(w, r, limit)
 	defer undo()
-	raw, held, err := f.opts.Arriving.Read(paced, int(limit)+1, firstRoom)
+	arriving := f.arrivingOf(identityOf(r))
+	raw, held, err := arriving.Read(paced, int(limit)+1, firstRoom)
 	if _, full := errors.AsType[*serving.Error](err); full {
 		f.opts.Refused("inflight_bytes")
 	} else {
 		err = bodyError(err)
 	}
-	return raw, func() { f.opts.Arriving.Give(held) }, err
+	return raw, func() { arriving.Give(held) }, err
+}
+
+// arrivingOf counts what comes from somebody.
+func (f *Front) arrivingOf(who *auth.Identity) *door.Bytes {
+	if who.Kind == "socket" {
+		return f.owners
+	}
+	return f.arriving
 }
 
 // bodyError is the error for the client whose body could not be read.

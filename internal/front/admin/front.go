@@ -60,8 +60,10 @@ type Options struct {
 	ShutdownTimeout time.Duration
 	// Reload reads again what the server was started with.
 	Reload Reload
-	// Arriving bounds the memory of what is still arriving. Default 1 GiB, by itself.
-	Arriving *door.Bytes
+	// MaxInflightBytes bounds the memory of what is still arriving by TCP, and by Unix
+	// sockets once more: strangers, and callers with other rights, must not keep the
+	// owner out. Default 1 GiB.
+	MaxInflightBytes int64
 	// Refused counts what there was no room for.
 	Refused func(reason string)
 	// MaxConnections bounds the connections on TCP. Default 1,000.
@@ -83,9 +85,6 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Denied == nil {
 		o.Denied = func(string) {}
-	}
-	if o.Arriving == nil {
-		o.Arriving = door.NewBytes(0)
 	}
 	if o.Refused == nil {
 		o.Refused = func(string) {}
@@ -133,6 +132,8 @@ type Front struct {
 	drain    context.CancelCauseFunc
 
 	connections *door.Connections // on TCP
+	arriving    *door.Bytes       // by TCP
+	owners      *door.Bytes       // by Unix sockets
 
 	mu     sync.Mutex
 	closed bool               // no more links
@@ -143,6 +144,7 @@ type Front struct {
 // New returns a Front for the options.
 func New(opts Options) *Front {
 	f := &Front{opts: opts.withDefaults(), started: time.Now(), mux: http.NewServeMux(), links: make(map[*link]struct{})}
+	f.arriving, f.owners = door.NewBytes(f.opts.MaxInflightBytes), door.NewBytes(f.opts.MaxInflightBytes)
 	f.failures = problem.NewFailures(f.opts.Logger)
 	refused := func() { f.opts.Refused("connections") }
 	f.connections = door.NewConnections(int64(f.opts.MaxConnections), nil, refused, f.opts.Logger)

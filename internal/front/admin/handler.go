@@ -21,10 +21,17 @@ func (f *Front) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	// Deadlines stay with a connection from one request to the next: clear what
 	// the last one left, and bound what the server itself flushes at the end.
 	_ = control.SetWriteDeadline(time.Time{}) // not every ResponseWriter has deadlines
-	defer func() { _ = control.SetWriteDeadline(time.Now().Add(writeTimeout)) }()
-
+	rest := readTimeout                       // of a body that was not read, which net/http reads before a short answer
+	defer func() {
+		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
+		_ = control.SetReadDeadline(time.Now().Add(rest)) // until net/http waits for the next request
+	}()
+	if r.ContentLength != 0 { // it is read before a long one, too
+		_ = control.SetReadDeadline(time.Now().Add(rest))
+	}
 	who, err := f.identify(r)
 	if err != nil {
+		rest = denialTimeout
 		f.auditStranger(r, err)
 		f.deny(w, r, err)
 		return

@@ -91,6 +91,9 @@ func (t *token) isIn(r *http.Request) bool {
 func (f *Front) deny(w http.ResponseWriter, r *http.Request, err error) {
 	if denial, ok := errors.AsType[*auth.Denial](err); ok {
 		w.Header().Set("WWW-Authenticate", denial.Challenge())
+		if r.ContentLength != 0 && r.ProtoMajor == 1 { // else net/http would wait for the body first
+			w.Header().Set("Connection", "close")
+		}
 		f.opts.Denied(denial.Reason)
 	}
 	f.opts.Logger.Debug("an admin call was denied", "client", r.RemoteAddr, "method", r.Method, "path", r.URL.Path, "error", err)

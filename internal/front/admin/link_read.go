@@ -65,7 +65,7 @@ func (l *link) read() error {
 
 // hold counts memory of a large frame that is arriving; giveBack counts it no more.
 func (l *link) hold(n int) error {
-	err := l.front.opts.Arriving.Take(n)
+	err := l.front.arrivingOf(l.who).Take(n)
 	if err == nil {
 		l.held += n
 	} else {
@@ -75,7 +75,7 @@ func (l *link) hold(n int) error {
 }
 
 func (l *link) giveBack() {
-	l.front.opts.Arriving.Give(l.held)
+	l.front.arrivingOf(l.who).Give(l.held)
 	l.held = 0
 }
 

@@ -157,10 +157,6 @@ func (l *loop) rest(c *conn) {
 	}
 }
 
-// lingerTime is how long a client has to read the last answer before what it still
-// sends would destroy it.
-const lingerTime = 500 * time.Millisecond
-
 // answer has the loop itself answer for a flight that nobody else will.
 func (l *loop) answer(c *conn, respond func(http.ResponseWriter) int) {
 	x := c.flight

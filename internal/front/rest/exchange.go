@@ -77,6 +77,7 @@ func (f *Front) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		hangUp(w, r)
 		status = fail(w, id, serving.Errorf(serving.Draining, "the server is shutting down"), false)
 	case denied != nil:
+		hangUpWithin(w, r)
 		status = f.deny(w, r, id, denied)
 	case found:
 		status = f.query(w, r, id, e)
@@ -101,6 +102,7 @@ func (f *Front) recovered(w http.ResponseWriter, r *http.Request, id string, rou
 
 // other answers requests for paths that are no endpoint's.
 func (f *Front) other(w http.ResponseWriter, r *http.Request, id string) int {
+	hurry(w, r)
 	if !isOwn(r.URL.Path) {
 		return fail(w, id, notFound(r.URL.Path), false)
 	}
@@ -150,10 +152,12 @@ func wrongMethod(w http.ResponseWriter, method, path, id, allow string) int {
 // query computes one query and answers with its response.
 func (f *Front) query(w http.ResponseWriter, r *http.Request, id string, e *serving.Endpoint) int {
 	if !e.Takes(r.Method) {
+		hurry(w, r)
 		return wrongMethod(w, r.Method, r.URL.Path, id, e.Allow)
 	}
 	terms, err := termsOf(r)
 	if err != nil {
+		hurry(w, r)
 		return fail(w, id, err, false)
 	}
 	x, err := f.submit(w, r, id, e, terms)
@@ -291,8 +295,28 @@ func leave(w http.ResponseWriter, r *http.Request) int {
 func hangUp(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")
+		hurry(w, r)
 	}
 }
+
+// hangUpWithin hangs up on a client whose request has a body, which nobody will read.
+func hangUpWithin(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 {
+		hangUp(w, r)
+	}
+}
+
+// hurry bounds how long net/http waits for the rest of a body that nobody wants, which
+// it reads before it sends a short answer, and again when it closes the connection.
+func hurry(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(lingerTime)) // not every ResponseWriter has deadlines
+	}
+}
+
+// lingerTime is how long a client has to read the last answer before what it still
+// sends would destroy it.
+const lingerTime = 500 * time.Millisecond
 
 // failQuery answers a query that no backend took.
 func (f *Front) failQuery(w http.ResponseWriter, r *http.Request, id string, err error) int {

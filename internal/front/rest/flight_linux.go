@@ -98,12 +98,10 @@ func (x *flight) start(busy bool) {
 	x.state.Store(state)
 	held := x.held // the flight may be the next request's before it can be given back
 	x.held = 0
-	switch {
-	case x.endpoint != nil && !x.endpoint.Takes(x.kept.request.Method):
-		x.turnAway()
-	case x.refusal != nil:
-		x.refuse(x.refusal)
-	default:
+	if refuse := x.unwanted(); refuse != nil {
+		x.land()
+		x.render(refuse)
+	} else {
 		if x.once = !x.endpoint.Prompt() || x.length >= largeBody; x.once {
 			x.conn.loop.flights.Go(func() {
 				x.submit()
@@ -116,12 +114,26 @@ func (x *flight) start(busy bool) {
 	x.front().arriving.Give(held)
 }
 
-// turnAway answers a request whose method the endpoint does not take.
-func (x *flight) turnAway() {
-	x.land()
-	request, allow := &x.kept.request, x.endpoint.Allow
+// unwanted returns what answers a request that is refused whatever its body is, and
+// nil for any other.
+func (x *flight) unwanted() func(http.ResponseWriter) int {
+	request := &x.kept.request
+	if x.endpoint != nil && !x.endpoint.Takes(request.Method) {
+		return wrongMethodOf(request, x.endpoint.Allow)
+	}
+	if x.refusal != nil {
+		return failureOf(request.ID, x.refusal)
+	}
+	return nil
+}
+
+func wrongMethodOf(request *serving.Request, allow string) func(http.ResponseWriter) int {
 	path, _, _ := strings.Cut(request.Target, "?")
-	x.render(func(w http.ResponseWriter) int { return wrongMethod(w, request.Method, path, request.ID, allow) })
+	return func(w http.ResponseWriter) int { return wrongMethod(w, request.Method, path, request.ID, allow) }
+}
+
+func failureOf(id string, err error) func(http.ResponseWriter) int {
+	return func(w http.ResponseWriter) int { return fail(w, id, err, false) }
 }
 
 func (x *flight) submit() {
@@ -151,7 +163,8 @@ func (x *flight) recovered() {
 		return
 	}
 	x.once = true
-	id, path := x.kept.request.ID, x.kept.request.Target
+	id := x.kept.request.ID
+	path, _, _ := strings.Cut(x.kept.request.Target, "?") // what is behind it may be secret
 	x.front().opts.Logger.Error("a request made the server panic", "request", id, "path", path, "panic", v, "stack", string(debug.Stack()))
 	x.render(func(w http.ResponseWriter) int {
 		return fail(w, id, errors.New("the server failed to handle the request"), false)

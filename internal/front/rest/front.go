@@ -54,8 +54,6 @@ type Options struct {
 	// MaxInflightBytes bounds the memory of all bodies that are still arriving.
 	// Default 1 GiB.
 	MaxInflightBytes int64
-	// Arriving, if given, counts them with what arrives elsewhere.
-	Arriving *door.Bytes
 	// MaxConnections bounds the connections that are open. Default 10,000.
 	MaxConnections int
 }
@@ -108,9 +106,7 @@ func New(r *serving.Registry, opts Options) *Front {
 	opts = opts.withDefaults(r)
 	f := &Front{registry: r, opts: opts, metrics: opts.Metrics.Routes(), ready: newReadiness(opts.Prober), failures: problem.NewFailures(opts.Logger)}
 	f.own = f.ownPaths()
-	if f.arriving = opts.Arriving; f.arriving == nil {
-		f.arriving = door.NewBytes(opts.MaxInflightBytes)
-	}
+	f.arriving = door.NewBytes(opts.MaxInflightBytes)
 	refused := func() { opts.Metrics.Refused("http", "connections") }
 	say := tooManyConnections()
 	if opts.TLS != nil { // it could not be told before a handshake, which is what costs
@@ -167,10 +163,24 @@ func (f *Front) server() *http.Server {
 	protocols.SetUnencryptedHTTP2(f.opts.TLS == nil)
 	return &http.Server{
 		Handler: http.HandlerFunc(f.servePaced), TLSConfig: f.opts.TLS, Protocols: protocols, MaxHeaderBytes: f.opts.MaxHeaderBytes,
-		ReadHeaderTimeout: f.opts.ReadHeaderTimeout, ReadTimeout: f.opts.ReadTimeout, IdleTimeout: f.opts.IdleTimeout,
+		HTTP2: http2Limits(f.opts), ReadHeaderTimeout: f.opts.ReadHeaderTimeout, ReadTimeout: f.opts.ReadTimeout, IdleTimeout: f.opts.IdleTimeout,
 		ErrorLog: slog.NewLogLogger(f.opts.Logger.Handler(), slog.LevelWarn),
 	}
 }
+
+// http2Limits bounds what a connection holds of which nobody knows yet: a request is
+// counted once its headers are whole.
+func http2Limits(o Options) *http.HTTP2Config {
+	return &http.HTTP2Config{
+		MaxConcurrentStreams: maxStreams, MaxReadFrameSize: 16 << 10, // the least that there is
+		MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10, MaxDecoderHeaderTableSize: 4 << 10,
+		WriteByteTimeout: o.WriteTimeout,
+	}
+}
+
+// maxStreams is how many requests an HTTP/2 client has under way on a connection. RFC
+// 9113 wants no fewer.
+const maxStreams = 100
 
 // split returns who serves the plain requests on a listener, and a listener for
 // net/http to serve all others on.

@@ -53,14 +53,36 @@ func isRequestID(id string) bool {
 }
 
 // body reads the request's body, as far as it is allowed. What it holds is counted
-// as arriving; the caller gives it back.
+// as arriving, with the headers, which wait for it; the caller gives it back.
 func (f *Front) body(w http.ResponseWriter, r *http.Request) (body []byte, held int, err error) {
 	switch n := r.ContentLength; {
 	case n == 0 || r.Body == http.NoBody:
 		return nil, 0, nil
 	case n > f.opts.MaxBodyBytes:
 		return nil, 0, &http.MaxBytesError{Limit: f.opts.MaxBodyBytes}
-	case n > 0:
+	}
+	headers := headerBytes(r.Header)
+	if err := f.arriving.Take(headers); err != nil {
+		return nil, 0, err
+	}
+	body, held, err = f.readBody(w, r)
+	return body, held + headers, err
+}
+
+// headerBytes is about what the headers of a request hold.
+func headerBytes(h http.Header) (n int) {
+	const each = 64 // of the map and the list
+	for name, values := range h {
+		n += each + len(name)
+		for _, value := range values {
+			n += 16 + len(value)
+		}
+	}
+	return n
+}
+
+func (f *Front) readBody(w http.ResponseWriter, r *http.Request) (body []byte, held int, err error) {
+	if n := r.ContentLength; n > 0 {
 		body, held, err = f.arriving.Read(r.Body, int(n), firstRoom)
 		if err == nil && len(body) < int(n) {
 			err = io.ErrUnexpectedEOF
@@ -68,19 +90,16 @@ func (f *Front) body(w http.ResponseWriter, r *http.Request) (body []byte, held 
 		return body, held, err
 	}
 	// Its length is not known; one byte more than is allowed would be an error.
-	body, held, err = f.arriving.Read(http.MaxBytesReader(w, r.Body, f.opts.MaxBodyBytes), int(f.opts.MaxBodyBytes)+1, firstGuess)
+	body, held, err = f.arriving.Read(http.MaxBytesReader(w, r.Body, f.opts.MaxBodyBytes), int(f.opts.MaxBodyBytes)+1, firstRoom)
 	if cap(body) > 2*len(body) { // it may wait for long
 		body = bytes.Clone(body)
 	}
 	return body, held, err
 }
 
-const (
-	// firstRoom is how much room a body gets before anything of it has come.
-	firstRoom = 256 << 10
-	// firstGuess is the same where nobody said how large it is.
-	firstGuess = 4 << 10
-)
+// firstRoom is how much room a body gets before anything of it has come, or little:
+// whoever sends a byte and announces many must not fill the bound.
+const firstRoom = 4 << 10
 
 // jsonError says where a body is not JSON.
 type jsonError struct {

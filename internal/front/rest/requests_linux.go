@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/shoalserve/shoal/internal/front/door"
 )
 
 // This file reads requests: from bytes to a flight that is under way, or to net/http.
@@ -108,7 +110,7 @@ func (l *loop) take(c *conn, data []byte) {
 	rest := data[size:]
 	x := c.flight
 	if n := min(len(rest), x.length); n > 0 {
-		x.kept.request.Body = append(make([]byte, 0, min(x.length, max(n, firstRoom))), rest[:n]...)
+		x.kept.request.Body = append(make([]byte, 0, door.RoomFor(n, x.length, firstRoom)), rest[:n]...)
 		rest = rest[n:]
 	}
 	if c.in = nil; len(rest) > 0 {
@@ -117,6 +119,13 @@ func (l *loop) take(c *conn, data []byte) {
 	if len(x.kept.request.Body) < x.length {
 		c.phase = filling
 		l.limitAt(c, c.since+int64(l.front.opts.ReadTimeout))
+		if refuse := x.unwanted(); refuse != nil {
+			l.answer(c, func(w http.ResponseWriter) int {
+				w.Header().Set("Connection", "close")
+				return refuse(w)
+			})
+			return
+		}
 		if err := x.hold(cap(x.kept.request.Body)); err != nil {
 			l.overfull(c, err)
 		}

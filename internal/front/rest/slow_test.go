@@ -131,12 +131,10 @@ func TestAClientThatNeverReadsIsLetGo(t *testing.T) {
 	s := serve(t, Options{WriteTimeout: 50 * time.Millisecond}, answering("m", serving.Response{Format: serving.Bytes, Body: make([]byte, 16<<20)}))
 	conn, from := s.dial()
 	s.write(conn, "GET /m HTTP/1.1\r\nHost: h\r\n\r\n")
-	for s.unsent.Load() == 0 {
-		time.Sleep(time.Millisecond) // until it is answered
+	if _, err := from.Peek(1); err != nil { // its answer has begun
+		t.Fatal(err)
 	}
-	for s.unsent.Load() > 0 {
-		time.Sleep(time.Millisecond) // until it is let go
-	}
+	until(t, "it is let go", func() bool { return s.connections.Open() == 0 && s.unsent.Load() == 0 })
 	if n, err := io.Copy(io.Discard, from); err == nil && n >= 16<<20 {
 		t.Errorf("all %d bytes arrived", n)
 	}
