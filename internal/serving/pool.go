@@ -274,6 +274,7 @@ func (p *Pool[In, Out]) update(ctx context.Context, next Config, n int) error {
 		}
 		return err
 	}
+	before := p.Config()
 	p.config.Store(&next)
 	p.batcher.Update(next.limits())
 	p.replicas = keep
@@ -282,7 +283,7 @@ func (p *Pool[In, Out]) update(ctx context.Context, next Config, n int) error {
 	}
 	p.adopt(instances, fresh)
 	// The caller may leave, but what the old replicas accepted is to be finished.
-	stop, cancel := context.WithTimeout(p.grace, stopTimeout)
+	stop, cancel := context.WithTimeout(p.grace, max(before.stopTimeout(), next.stopTimeout()))
 	defer cancel()
 	return stopReplicas(stop, surplus)
 }
@@ -306,9 +307,11 @@ func (p *Pool[In, Out]) keep(next Config, n int) (keep, surplus []*replica[In, O
 	return keep[:n:n], keep[n:]
 }
 
-// stopTimeout is how long a replica that a new config made superfluous may take
-// to finish its batches.
-const stopTimeout = time.Minute
+// stopTimeout is how long a replica that is not needed any more may take to finish its
+// batches: as long as they may take, but a minute at least.
+func (c Config) stopTimeout() time.Duration {
+	return max(time.Minute, time.Duration(c.Timeout), time.Duration(c.BatchTimeout))
+}
 
 // Close implements [Backend].
 func (p *Pool[In, Out]) Close(ctx context.Context) error {

@@ -1,8 +1,10 @@
 package serving_test
 
 import (
+	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/shoalserve/shoal/internal/serving"
@@ -52,5 +54,59 @@ func TestARecycleAfterOfLessThanNothingIsRefused(t *testing.T) {
 	var refusal *serving.Error
 	if err := (serving.Config{RecycleAfter: -1}).Validate(); !errors.As(err, &refusal) || refusal.Code != serving.InvalidArgument {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestABackendIsNotIdleBecauseARecyclingTookLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		starts := 0
+		m := &mortal{}
+		m.starting(func(context.Context, int) error {
+			if starts++; starts > 1 {
+				time.Sleep(2 * time.Minute)
+			}
+			return nil
+		})
+		config := serving.Config{MaxBatchSize: 1, IdleTimeout: serving.Duration(time.Minute), RecycleAfter: 10}
+		p, err := serving.NewPool(t.Context(), "m", serving.Model[string, string]{Kind: "go", Runtime: m}, config, serving.Deps{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 100 { // never idle for a minute
+			if _, err := p.Do(context.Background(), "q", "", 0); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(5 * time.Second)
+		}
+		if s := p.Status(); s.ScaleEvents["idle"] > 0 || s.RestartReasons[serving.ReasonRecycle] == 0 {
+			t.Errorf("scaled %v, restarted %v", s.ScaleEvents, s.RestartReasons)
+		}
+		closePool(t, p)
+	})
+}
+
+func TestAChangeWaitsForALongBatch(t *testing.T) {
+	for name, next := range map[string]serving.Config{
+		"at once":            {Timeout: serving.Duration(10 * time.Minute), MaxConcurrentBatches: 2},
+		"with less time":     {Timeout: serving.Duration(time.Second), MaxConcurrentBatches: 2},
+		"replica by replica": {Timeout: serving.Duration(10 * time.Minute), MaxConcurrentBatches: 2, MaxSurge: surge(0)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := goPool(t, serving.Config{Timeout: serving.Duration(10 * time.Minute)}, nil, func(_ context.Context, in []string) ([]string, error) {
+					time.Sleep(90 * time.Second)
+					return in, nil
+				})
+				slow := sent(p, "slow")
+				synctest.Wait()
+				if err := p.Update(t.Context(), next); err != nil {
+					t.Error(err)
+				}
+				if err := <-slow; err != nil {
+					t.Error(err)
+				}
+				closePool(t, p)
+			})
+		})
 	}
 }

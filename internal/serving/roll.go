@@ -209,7 +209,7 @@ func (r *rolling[In, Out]) stop(replicas []*replica[In, Out]) {
 	p := r.pool
 	p.replicas = slices.DeleteFunc(slices.Clone(p.replicas), func(r *replica[In, Out]) bool { return slices.Contains(replicas, r) })
 	p.show()
-	stop, cancel := context.WithTimeout(p.grace, stopTimeout)
+	stop, cancel := context.WithTimeout(p.grace, max(r.from.config.stopTimeout(), r.to.config.stopTimeout()))
 	defer cancel()
 	if err := stopReplicas(stop, replicas); err != nil {
 		r.late = append(r.late, err)

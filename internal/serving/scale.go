@@ -162,19 +162,24 @@ func (p *Pool[In, Out]) adjust(ctx context.Context) {
 	if p.open.Err() != nil {
 		return
 	}
-	if c.recycles() {
-		p.recycle(ctx, c)
-	}
-	if !c.scales() {
+	if c.scales() && !p.follow(ctx, c, now) {
 		return
 	}
+	if c.recycles() { // last: it may take minutes, after which what was measured before says nothing
+		p.recycle(ctx, c)
+	}
+}
+
+// follow has the number of replicas follow the load; false: the backend sleeps now.
+func (p *Pool[In, Out]) follow(ctx context.Context, c Config, now time.Time) (awake bool) {
+	s := p.scaler
 	load := p.batcher.Load()
 	if load.Admitted != s.admitted || load.Queued+load.Running > 0 {
 		s.active, s.admitted = now, load.Admitted
 	}
 	if idle := time.Duration(c.IdleTimeout); idle > 0 && now.Sub(s.active) >= idle {
 		p.sleep()
-		return
+		return !s.sleeps()
 	}
 	replicas, working := p.size()
 	sample := sample{at: now, replicas: replicas, working: working, wait: load.OldestWait - time.Duration(c.BatchWaitTimeout)}
@@ -189,6 +194,7 @@ func (p *Pool[In, Out]) adjust(ctx context.Context) {
 	if n != sample.replicas {
 		p.resize(ctx, n, sample)
 	}
+	return true
 }
 
 func (p *Pool[In, Out]) size() (replicas, working int) {
@@ -247,7 +253,7 @@ func (p *Pool[In, Out]) resize(ctx context.Context, n int, because sample) {
 // What was given back to a queue without replicas wakes the backend. mu is held.
 func (p *Pool[In, Out]) dismiss(replicas []*replica[In, Out]) {
 	p.leaving.Go(func() { // Close waits for it
-		stop, cancel := context.WithTimeout(p.grace, stopTimeout)
+		stop, cancel := context.WithTimeout(p.grace, p.Config().stopTimeout())
 		defer cancel()
 		if err := stopReplicas(stop, replicas); err != nil {
 			p.log.Warn("a replica that was not needed any more did not end well", "error", err)
