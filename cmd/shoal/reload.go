@@ -48,6 +48,9 @@ func (f *serveFlags) reloading(c *cobra.Command, t *target, s *server.Server, gi
 		if err != nil {
 			return done, serving.Errorf(serving.InvalidArgument, "%v", err)
 		}
+		if err := s.ReopenAudit(); err != nil {
+			return done, serving.Errorf(serving.InvalidArgument, "%v", err)
+		}
 		var next *auth.Prepared
 		if from.file != nil {
 			if next, err = s.PrepareAuth(from.file.Auth); err != nil {

@@ -2,10 +2,8 @@ package server
 
 import (
 	"crypto/tls"
-	"fmt"
 	"log/slog"
 	"net"
-	"os"
 
 	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/secure"
@@ -26,9 +24,8 @@ func (s *Server) openAuth() (err error) {
 		}
 	}
 	if s.opts.AuditFile != "" {
-		if s.audit, err = os.OpenFile(s.opts.AuditFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
-			return fmt.Errorf("opening the audit log: %w", err)
-		}
+		s.audit = newAuditFile(s.opts.AuditFile, s.opts.Logger)
+		return s.audit.reopen()
 	}
 	return nil
 }
@@ -47,6 +44,14 @@ func (s *Server) auditLog() *slog.Logger {
 		return s.opts.Logger
 	}
 	return slog.New(slog.NewJSONHandler(s.audit, nil))
+}
+
+// ReopenAudit opens the audit log again, since its file may have been moved away.
+func (s *Server) ReopenAudit() error {
+	if s.audit == nil {
+		return nil
+	}
+	return s.audit.reopen()
 }
 
 // PrepareAuth reads the credentials that are to take the place of those in force;

@@ -80,7 +80,7 @@ type Server struct {
 	prober  *serving.Prober
 	state   *state
 	auth    *auth.Authenticator // nil: nobody is asked
-	audit   *os.File            // nil: the log
+	audit   *auditFile          // nil: the log
 	secure  *secure.Source      // nil: plain
 	user    *python.User        // nil: the server's own
 

@@ -70,7 +70,11 @@ def _try(call: Any, argument: Any) -> Any:
 
 
 def _watch(ready: selectors.BaseSelector, sock: Any, read: bool, write: bool) -> None:
-    # Always for reading where nothing else is waited for: the selector takes no empty mask.
-    events = (selectors.EVENT_READ if read or not write else 0) | (selectors.EVENT_WRITE if write else 0)
-    if ready.get_key(sock).events != events:
+    events = (selectors.EVENT_READ if read else 0) | (selectors.EVENT_WRITE if write else 0)
+    key = ready.get_map().get(sock)
+    if key is None and events:
+        ready.register(sock, events)
+    elif key is not None and not events:
+        ready.unregister(sock)  # the selector takes no empty mask
+    elif key is not None and key.events != events:
         ready.modify(sock, events)

@@ -61,7 +61,10 @@ func (f *Front) status(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), probeTimeout)
 	defer cancel()
 	if err := f.opts.Prober.Ready(ctx); err != nil {
-		s.Ready, s.NotReady = false, err.Error()
+		s.Ready, s.NotReady = false, "not ready"
+		if who.May(auth.Deploy) {
+			s.NotReady = err.Error()
+		}
 	}
 	f.writeJSON(w, r, http.StatusOK, s)
 	return nil

@@ -104,7 +104,7 @@ var errUnsent = errors.New("too many bytes wait for clients that do not read")
 // New returns a Front for what is deployed in r.
 func New(r *serving.Registry, opts Options) *Front {
 	opts = opts.withDefaults(r)
-	f := &Front{registry: r, opts: opts, metrics: opts.Metrics.Routes(), ready: newReadiness(opts.Prober), failures: problem.NewFailures(opts.Logger)}
+	f := &Front{registry: r, opts: opts, metrics: opts.Metrics.Routes(), ready: newReadiness(opts.Prober, opts.Logger), failures: problem.NewFailures(opts.Logger)}
 	f.own = f.ownPaths()
 	f.arriving = door.NewBytes(opts.MaxInflightBytes)
 	refused := func() { opts.Metrics.Refused("http", "connections") }

@@ -3,6 +3,7 @@ package rest
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"maps"
 	"net/http"
 	"sync"
@@ -31,6 +32,9 @@ func writeText(w http.ResponseWriter, text string) {
 
 func (f *Front) readyz(w http.ResponseWriter, r *http.Request) {
 	if err := f.ready.check(r.Context()); err != nil {
+		if f.opts.Auth != nil { // names and errors are not for everybody
+			err = serving.Errorf(serving.Unavailable, "not ready; `shoal status` and the server's log say why")
+		}
 		problem.Of(err).Write(w)
 		return
 	}
@@ -54,9 +58,11 @@ const probeTimeout = 5 * time.Second
 // readiness asks the prober for all who want to know at a time, once.
 type readiness struct {
 	prober *serving.Prober
+	log    *slog.Logger
 
 	mu      sync.Mutex
 	current *probe
+	said    string // why it was not ready, the last time
 }
 
 // probe is one look, under way or done.
@@ -65,7 +71,9 @@ type probe struct {
 	err  error // set before done is closed
 }
 
-func newReadiness(p *serving.Prober) *readiness { return &readiness{prober: p} }
+func newReadiness(p *serving.Prober, log *slog.Logger) *readiness {
+	return &readiness{prober: p, log: log}
+}
 
 func (r *readiness) check(ctx context.Context) error {
 	r.mu.Lock()
@@ -93,8 +101,21 @@ func (r *readiness) run(p *probe) {
 		}
 		r.mu.Lock()
 		r.current = nil
+		r.say(p.err)
 		r.mu.Unlock()
 		close(p.done)
 	}()
 	p.err = r.prober.Ready(ctx)
+}
+
+// say logs a reason for not being ready when it is another than before. mu is held.
+func (r *readiness) say(err error) {
+	why := ""
+	if err != nil {
+		why = err.Error()
+	}
+	if why != "" && why != r.said {
+		r.log.Warn("the server is not ready", "reason", why)
+	}
+	r.said = why
 }

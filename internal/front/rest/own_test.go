@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
@@ -131,5 +132,15 @@ func TestMetricsCountByEndpointAndCode(t *testing.T) {
 	}
 	if strings.Contains(got, "nowhere") || strings.Contains(got, "a-path") {
 		t.Error("unknown paths make label values")
+	}
+}
+
+func TestStrangersAreNotToldWhatIsNotReady(t *testing.T) {
+	a, _ := guarded(t, map[string]auth.Grant{"alice": {Scopes: []auth.Scope{auth.Query}}})
+	b := newFake("m", func(*serving.Call) error { panic("boom") })
+	b.example = &serving.Example{}
+	s := serve(t, Options{Auth: a}, b)
+	if p := s.problem(s.ask("GET", "/readyz", ""), 503, serving.Unavailable); strings.Contains(p.Detail, "boom") || strings.Contains(p.Detail, `"m"`) {
+		t.Errorf("got %q", p.Detail)
 	}
 }
