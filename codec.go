@@ -157,18 +157,26 @@ type apiArgs struct {
 // jsonHead is the head of an API query in JSON; see docs/protocol.md.
 const jsonHead = `{"encoding":"json"}`
 
-// encodeArgs is decodeArgs the other way round, for models in other languages.
-func encodeArgs(in any) (serving.Args, error) {
+// newArgs are the keyword arguments of an object, and any other value as data.
+func newArgs(in any) (args apiArgs, err error) {
 	raw, err := json.Marshal(in)
 	if err != nil {
-		return serving.Args{}, fmt.Errorf("writing the query as JSON: %w", err)
+		return args, fmt.Errorf("writing the query as JSON: %w", err)
 	}
-	args := apiArgs{Data: raw}
-	if raw[0] == '{' {
-		args = apiArgs{}
-		if err := json.Unmarshal(raw, &args.Kwargs); err != nil {
-			return serving.Args{}, fmt.Errorf("writing the query as keyword arguments: %w", err)
-		}
+	if raw[0] != '{' {
+		return apiArgs{Data: raw}, nil
+	}
+	if err := json.Unmarshal(raw, &args.Kwargs); err != nil {
+		return args, fmt.Errorf("writing the query as keyword arguments: %w", err)
+	}
+	return args, nil
+}
+
+// encodeArgs is decodeArgs the other way round, for models in other languages.
+func encodeArgs(in any) (serving.Args, error) {
+	args, err := newArgs(in)
+	if err != nil {
+		return serving.Args{}, err
 	}
 	payload, err := json.Marshal(args)
 	if err != nil {
@@ -189,7 +197,7 @@ func decodeArgs[In any](args serving.Args) (in In, err error) {
 		}
 	}
 	if head.Encoding != "json" {
-		return in, serving.Errorf(serving.InvalidArgument, "the model is a Go function and takes JSON, not Python objects; use handle.options(encoding=\"json\")")
+		return in, serving.Errorf(serving.InvalidArgument, "the model is a Go function and takes JSON, not pickled Python objects; ask it over HTTP, or with allow_pickle: false, with which Python handles send JSON")
 	}
 	var a apiArgs
 	if err := json.Unmarshal(args.Payload, &a); err != nil {
@@ -205,6 +213,9 @@ func (a apiArgs) into(in any) error {
 	t := reflect.TypeOf(in).Elem()
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
+	}
+	if len(a.Kwargs) > 0 && string(a.Data) == "null" { // as Python writes what was not given
+		a.Data = nil
 	}
 	switch kind := t.Kind(); {
 	case len(a.Data) > 0 && len(a.Kwargs) > 0:

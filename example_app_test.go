@@ -128,6 +128,36 @@ func ExampleApp_StartCanary() {
 	// Handle(endpoint="adder", traffic=map[adder:v1:1])
 }
 
+// An answer that depends on the other queries of its batch is a bug of the model's.
+func ExampleApp_Verify() {
+	ctx := context.Background()
+	app := shoal.New(shoal.Options{})
+	defer app.Close(ctx)
+	centred := shoal.Batch(func(_ context.Context, in []float64) ([]float64, error) {
+		mean := 0.0
+		for _, x := range in {
+			mean += x / float64(len(in))
+		}
+		out := make([]float64, len(in))
+		for i, x := range in {
+			out[i] = x - mean // of strangers
+		}
+		return out, nil
+	})
+	must(app.CreateBackend(ctx, "centred:v1", centred, shoal.Config{MaxBatchSize: 2}))
+	must(app.CreateEndpoint("centred", shoal.Endpoint{Backend: "centred:v1"}))
+	reports, err := app.Verify(ctx, "centred", shoal.Verification{Items: []any{1.0, 2.0}})
+	must(err)
+	for _, c := range reports[0].Cases {
+		if c.Answers > 0 {
+			fmt.Printf("%s, %d: %d of %d answers differ\n", c.Company, c.Size, c.Differed, c.Answers)
+		}
+	}
+	// Output:
+	// alone, 1: 0 of 2 answers differ
+	// batch, 2: 2 of 2 answers differ
+}
+
 // The config may change while queries run.
 func ExampleApp_UpdateBackendConfig() {
 	ctx := context.Background()

@@ -88,6 +88,7 @@ type Codec[In, Out any] struct {
 type TypedPool[In, Out any] struct {
 	*Pool[In, Out]
 	codec Codec[In, Out]
+	key   func(In) string // the model's Key
 }
 
 // NewTypedPool is [NewPool] with a codec.
@@ -97,7 +98,7 @@ func NewTypedPool[In, Out any](ctx context.Context, name string, model Model[In,
 	if err != nil {
 		return nil, err
 	}
-	return &TypedPool[In, Out]{p, codec}, nil
+	return &TypedPool[In, Out]{p, codec, model.Key}, nil
 }
 
 // typedCall is a call and the typed query it was decoded to.

@@ -70,16 +70,33 @@ type Drift struct {
 	Leak int `json:"leak"`
 }
 
-// ExampleItems are the endpoint's example as an item to verify with; none without one.
-func (e *Endpoint) ExampleItems() []WarmUpRequest {
-	if e.Example == nil {
-		return nil
+// Verify verifies each backend that gets an endpoint's traffic, with the endpoint's
+// example if there are no items. Its errors are those of [Verifier.Verify].
+func (r *Registry) Verify(ctx context.Context, endpoint string, spec VerifySpec) ([]VerifyReport, error) {
+	e, err := r.Endpoint(endpoint)
+	if err != nil {
+		return nil, err
 	}
-	return []WarmUpRequest{{Example: e.Example.asTo(e.Methods)}}
+	if len(spec.Items) == 0 && e.Example != nil {
+		spec.Items = []WarmUpRequest{{Example: e.Example.asTo(e.Methods)}}
+	}
+	reports := []VerifyReport{}
+	for _, backend := range e.Backends() {
+		v, ok := backend.(Verifier)
+		if !ok {
+			return nil, Errorf(InvalidArgument, "backend %q cannot be verified", backend.Name())
+		}
+		report, err := v.Verify(ctx, spec)
+		if err != nil {
+			return nil, fmt.Errorf("verifying backend %q: %w", backend.Name(), err)
+		}
+		reports = append(reports, report)
+	}
+	return reports, nil
 }
 
-// Verify implements [Verifier].
-func (p CallPool) Verify(ctx context.Context, spec VerifySpec) (report VerifyReport, err error) {
+// verify has a replica of a pool's model, started for it, compute the spec's items.
+func verify[In, Out any](ctx context.Context, p *Pool[In, Out], s subject[In, Out], spec VerifySpec) (report VerifyReport, err error) {
 	if len(spec.Items) == 0 {
 		return report, Errorf(InvalidArgument, "backend %q: there are no items to verify with; give some, or give the endpoint an example", p.Name())
 	}
@@ -97,19 +114,21 @@ func (p CallPool) Verify(ctx context.Context, spec VerifySpec) (report VerifyRep
 		defer cancel()
 		_ = instance.Stop(stop) // its answers are there
 	}()
-	v := &verification{
-		pool: p, instance: instance, spec: spec, dice: rand.New(rand.NewPCG(spec.Seed, 1)),
+	v := &verification[In, Out]{
+		pool: p, subject: s, instance: instance, spec: spec, dice: rand.New(rand.NewPCG(spec.Seed, 1)),
 		report: VerifyReport{Backend: p.Name(), Items: len(spec.Items), Drifts: []Drift{}},
 	}
 	return v.report, v.run(ctx, config.MaxBatchSize)
 }
 
 // verification is one run of Verify.
-type verification struct {
-	pool     CallPool
-	instance Instance[*Call, Response]
+type verification[In, Out any] struct {
+	pool     *Pool[In, Out]
+	subject  subject[In, Out]
+	instance Instance[In, Out]
 	spec     VerifySpec
 	dice     *rand.Rand
+	costs    []int    // of each item
 	alone    []Answer // of each item
 	report   VerifyReport
 }
@@ -117,8 +136,8 @@ type verification struct {
 // maxDrifts bounds the drifts of a report.
 const maxDrifts = 20
 
-func (v *verification) run(ctx context.Context, most int) error {
-	groups, err := v.groups()
+func (v *verification[In, Out]) run(ctx context.Context, most int) error {
+	groups, err := v.groups(most)
 	if err != nil {
 		return err
 	}
@@ -147,21 +166,22 @@ func (v *verification) run(ctx context.Context, most int) error {
 }
 
 // trySize computes each item at least once in batches of a size, in a random order.
-func (v *verification) trySize(ctx context.Context, company int, groups [][]int, size int, broken bool) error {
+func (v *verification[In, Out]) trySize(ctx context.Context, company int, groups [][]int, size int, broken bool) error {
 	for _, group := range groups {
-		if broken && v.brokenFor(group[0]) == nil {
+		if broken && !v.hasBroken(group[0]) {
 			continue
 		}
 		order := slices.Clone(group)
 		v.dice.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
-		members := size
+		room := size
 		if broken {
-			members-- // the rest is the broken one's
+			room-- // the rest is the broken one's
 		}
-		for start := 0; start < len(order); start += members {
-			batch := make([]int, members)
-			for i := range batch {
-				batch[i] = order[(start+i)%len(order)]
+		for start := 0; start < len(order); {
+			batch := v.fill(order, start, room)
+			start += max(1, len(batch))
+			if len(batch) == 0 || (len(batch) == 1 && !broken) {
+				continue // it costs too much to have company
 			}
 			if err := v.try(ctx, company, batch, broken); err != nil {
 				return err
@@ -171,14 +191,26 @@ func (v *verification) trySize(ctx context.Context, company int, groups [][]int,
 	return nil
 }
 
+// fill is as many items from a start on, and from the first again, as cost what there
+// is room for.
+func (v *verification[In, Out]) fill(order []int, start, room int) (batch []int) {
+	for i := start; ; i++ {
+		item := order[i%len(order)]
+		if room -= v.costs[item]; room < 0 {
+			return batch
+		}
+		batch = append(batch, item)
+	}
+}
+
 // company begins a case of the report and returns its place.
-func (v *verification) company(kind string, size int) int {
+func (v *verification[In, Out]) company(kind string, size int) int {
 	v.report.Cases = append(v.report.Cases, VerifyCase{Company: kind, Size: size})
 	return len(v.report.Cases) - 1
 }
 
 // try computes items together and compares each answer with the one it gets alone.
-func (v *verification) try(ctx context.Context, company int, items []int, broken bool) error {
+func (v *verification[In, Out]) try(ctx context.Context, company int, items []int, broken bool) error {
 	answers, err := v.compute(ctx, items, broken)
 	if err != nil {
 		return err
@@ -211,7 +243,7 @@ func raised(answers, alone []Answer, items []int) bool {
 	return true
 }
 
-func (v *verification) drifted(c VerifyCase, item int, d Difference, leak int) {
+func (v *verification[In, Out]) drifted(c VerifyCase, item int, d Difference, leak int) {
 	v.report.Drifted++
 	if leak >= 0 {
 		v.report.Leaked++
@@ -222,7 +254,7 @@ func (v *verification) drifted(c VerifyCase, item int, d Difference, leak int) {
 }
 
 // leak is the item of the batch whose own answer another item got; -1: none's.
-func (v *verification) leak(items []int, item int, got Answer) int {
+func (v *verification[In, Out]) leak(items []int, item int, got Answer) int {
 	for _, other := range items {
 		if other != item && got.Err == nil && v.spec.Compare.Answers(v.alone[other], got).What == "" {
 			return other
@@ -232,15 +264,22 @@ func (v *verification) leak(items []int, item int, got Answer) int {
 }
 
 // groups are the items that may share a batch.
-func (v *verification) groups() (groups [][]int, err error) {
+func (v *verification[In, Out]) groups(most int) (groups [][]int, err error) {
 	places := make(map[batch.Group]int)
 	for i := range v.spec.Items {
-		call, err := v.call(v.spec.Items[i])
+		in, key, err := v.input(i)
 		if err != nil {
-			return nil, fmt.Errorf("item %d: %w", i, err)
+			return nil, err
 		}
-		key := batch.Group{Origin: call.Origin, Key: call.BatchKey()}
-		call.releaseRow()
+		cost := 1
+		if v.pool.cost != nil {
+			cost = max(1, v.pool.cost(in))
+		}
+		v.subject.release(in)
+		if cost > most {
+			return nil, Errorf(InvalidArgument, "item %d costs %d, and a batch of backend %q at most %d", i, cost, v.pool.Name(), most)
+		}
+		v.costs = append(v.costs, cost)
 		place, ok := places[key]
 		if !ok {
 			place = len(groups)
@@ -252,64 +291,53 @@ func (v *verification) groups() (groups [][]int, err error) {
 	return groups, nil
 }
 
-// call makes the call of an item.
-func (v *verification) call(item WarmUpRequest) (*Call, error) {
-	call, err := item.call()
+// input is an item as the replica takes it.
+func (v *verification[In, Out]) input(i int) (In, batch.Group, error) {
+	in, group, err := v.subject.input(v.instance, v.spec.Items[i])
 	if err != nil {
-		return nil, Errorf(InvalidArgument, "it cannot be written as JSON: %v", err)
+		return in, group, fmt.Errorf("item %d: %w", i, err)
 	}
-	return call, decode(v.instance, v.pool.Name(), call)
+	return in, group, nil
 }
 
-// brokenFor is a query that the model cannot compute and that shares batches with the
-// item; nil where every such query is refused before it is in a batch.
-func (v *verification) brokenFor(item int) *Call {
-	call, err := v.call(v.spec.Items[item])
-	if err != nil || call.row != nil {
-		call.releaseRow()
-		return nil
-	}
-	if call.Request != nil {
-		broken := *call.Request
-		broken.Target, broken.Body = "/", []byte("\x00 no query of anybody's")
-		return &Call{Origin: call.Origin, Method: call.Method, Request: &broken}
-	}
-	return &Call{Origin: call.Origin, Method: call.Method, Args: Args{Head: jsonHead, Payload: []byte(`{"data": "\u0000", "kwargs": {}}`)}}
+// hasBroken reports whether there are broken queries that share batches with an item.
+func (v *verification[In, Out]) hasBroken(i int) bool {
+	_, ok := v.subject.broken(v.instance, v.spec.Items[i])
+	return ok
 }
-
-var jsonHead = []byte(`{"encoding":"json"}`)
 
 // compute has the replica compute items as one batch, after a broken one if it is to be
 // so, and returns their answers.
-func (v *verification) compute(ctx context.Context, items []int, broken bool) ([]Answer, error) {
-	var calls []*Call
+func (v *verification[In, Out]) compute(ctx context.Context, items []int, broken bool) ([]Answer, error) {
+	var batch []In
 	if broken {
-		calls = append(calls, v.brokenFor(items[0]))
+		in, _ := v.subject.broken(v.instance, v.spec.Items[items[0]])
+		batch = append(batch, in)
 	}
+	neighbors, origin := len(batch), v.spec.Items[items[0]].origin()
 	for _, i := range items {
-		call, err := v.call(v.spec.Items[i])
+		in, _, err := v.input(i)
 		if err != nil {
-			return nil, fmt.Errorf("item %d: %w", i, err)
+			return nil, err
 		}
-		calls = append(calls, call)
+		batch = append(batch, in)
 	}
 	v.report.Batches++
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Duration(v.pool.Config().Timeout), Errorf(DeadlineExceeded, "a batch of %d did not end within the backend's timeout", len(calls)))
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Duration(v.pool.Config().Timeout), Errorf(DeadlineExceeded, "a batch of %d did not end within the backend's timeout", len(batch)))
 	defer cancel()
-	responses, errs, err := v.together(ctx, calls)
+	out, errs, err := v.together(ctx, origin, batch)
 	if err != nil {
 		return nil, err
 	}
 	answers := make([]Answer, len(items))
 	for i := range answers {
-		at := i + len(calls) - len(items)
-		answers[i] = Answer{Err: errs[at], Response: responses[at]}
+		answers[i] = v.subject.answer(origin, out[neighbors+i], errs[neighbors+i])
 	}
 	return answers, nil
 }
 
-// together computes calls as one batch. When the replica dies, that is an error.
-func (v *verification) together(ctx context.Context, calls []*Call) ([]Response, []error, error) {
+// together computes inputs as one batch. When the replica dies, that is an error.
+func (v *verification[In, Out]) together(ctx context.Context, origin batch.Origin, in []In) ([]Out, []error, error) {
 	ctx, died := context.WithCancelCause(ctx)
 	watched := make(chan struct{})
 	go func() { // ends with ctx
@@ -321,16 +349,5 @@ func (v *verification) together(ctx context.Context, calls []*Call) ([]Response,
 		}
 	}()
 	defer func() { died(nil); <-watched }()
-	return batch.Together(ctx, v.pool.Name(), uint64(v.report.Batches), calls[0].Origin, calls, v.instance.Run, writeOut)
-}
-
-// writeOut brings the answer of a query to its final form.
-func writeOut(q *batch.Query[*Call, Response]) {
-	call := q.In
-	call.releaseRow()
-	if q.Err == nil && !q.Out.Item.IsZero() {
-		call.Response = q.Out
-		call.writeItem(false)
-		q.Out, q.Err = call.Response, call.Err
-	}
+	return batch.Together(ctx, v.pool.Name(), uint64(v.report.Batches), origin, in, v.instance.Run, v.subject.answered)
 }

@@ -293,11 +293,7 @@ func (p *Pool[In, Out]) coldError(err error, request, requests, size int) error 
 func rehearsals(c Config, of Instance[*Call, Response]) []Rehearsal[*Call, Response] {
 	var all []Rehearsal[*Call, Response]
 	for _, r := range c.WarmUp.Requests {
-		origin := batch.Web
-		if r.api() {
-			origin = batch.API
-		}
-		all = append(all, Rehearsal[*Call, Response]{Origin: origin, Judge: wellAnswered, Make: func() (*Call, error) {
+		all = append(all, Rehearsal[*Call, Response]{Origin: r.origin(), Judge: wellAnswered, Make: func() (*Call, error) {
 			call, err := r.call()
 			if err == nil {
 				err = decode(of, "", call)
@@ -310,6 +306,13 @@ func rehearsals(c Config, of Instance[*Call, Response]) []Rehearsal[*Call, Respo
 
 // api reports whether the request is a handle's.
 func (r *WarmUpRequest) api() bool { return r.Data != nil || r.Kwargs != nil }
+
+func (r *WarmUpRequest) origin() batch.Origin {
+	if r.api() {
+		return batch.API
+	}
+	return batch.Web
+}
 
 // call is the request as a backend gets it.
 func (r *WarmUpRequest) call() (*Call, error) {
