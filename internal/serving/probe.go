@@ -27,11 +27,20 @@ type Prober struct {
 	holding []string // why nothing is ready; empty when nothing holds
 }
 
-// probe is one thing to prove. Backends and examples are compared by identity:
-// a new version or a new example must prove itself anew.
+// probe is one thing to prove. Backends, their versions and examples are compared by
+// identity: a new version or a new example must prove itself anew.
 type probe struct {
 	backend Backend
+	version any // of a backend that tells it
 	example *Example
+}
+
+// versionOf is what a backend's replicas run now, where it tells.
+func versionOf(b Backend) any {
+	if v, ok := b.(interface{ Version() any }); ok {
+		return v.Version()
+	}
+	return nil
 }
 
 // NewProber returns a Prober for what is deployed in r.
@@ -78,7 +87,7 @@ func (p *Prober) Ready(ctx context.Context) error {
 				return Errorf(Unavailable, "endpoint %q: backend %q is %s%s", e.Name, b.Name(), s.State, s.why())
 			}
 			if e.Example != nil {
-				wanted[probe{b, e.Example}] = e
+				wanted[probe{b, versionOf(b), e.Example}] = e
 			}
 		}
 	}

@@ -22,6 +22,9 @@ func newVersion[In, Out any](m Model[In, Out], closed func()) *version[In, Out] 
 	return &version[In, Out]{m.Runtime, m.WarmUp, sync.OnceFunc(closed)}
 }
 
+// Version is another one after each [Pool.Roll].
+func (p *Pool[In, Out]) Version() any { return p.version.Load() }
+
 // revision is a version and the config that it runs with.
 type revision[In, Out any] struct {
 	version *version[In, Out]

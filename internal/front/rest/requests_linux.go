@@ -221,6 +221,11 @@ func (l *loop) handOver(c *conn, read []byte) {
 		l.front.connections.Leave()
 		return
 	}
+	if conn.RemoteAddr() == nil { // it was reset; net/http's HTTP/2 would panic
+		_ = conn.Close()
+		l.front.connections.Leave()
+		return
+	}
 	l.handed.put(&replayed{Conn: l.front.connections.Counted(conn), before: before})
 }
 

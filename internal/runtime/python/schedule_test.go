@@ -58,7 +58,7 @@ type scheduled struct {
 
 // batchTimeout is long enough that a batch which does not hang is done by then, on a
 // busy machine too.
-const batchTimeout = 3 * time.Second
+const batchTimeout = 10 * time.Second
 
 func newSchedule(seed uint64) *schedule {
 	s := &schedule{seed: seed, dice: rand.New(rand.NewPCG(seed, 1))}
@@ -165,7 +165,7 @@ func (s *schedule) play(b serving.Backend) error {
 		next.MaxConcurrentBatches = 1 + s.dice.IntN(2) // which restarts all, if it is another
 		sending.Go(func() { updated = b.Update(context.Background(), next) })
 	}
-	patience := time.Minute
+	patience := 3 * time.Minute
 	if s.hurry {
 		patience = time.Duration(s.dice.IntN(100)) * time.Millisecond
 		time.Sleep(time.Duration(s.dice.IntN(20)) * time.Millisecond)
@@ -211,7 +211,7 @@ func (q *scheduled) send(b serving.Backend) {
 	}
 	select {
 	case <-q.done:
-	case <-time.After(time.Minute): // judge will miss the answer
+	case <-time.After(3 * time.Minute): // judge will miss the answer
 	}
 }
 
