@@ -66,9 +66,9 @@ func (l *loop) ready(c *conn, events uint32) {
 		l.landed(c)
 	}
 	if c.phase == writing {
-		if before := len(c.out); !c.flush() {
-			if len(c.out) < before {
-				l.limit(c, l.front.opts.WriteTimeout)
+		if !c.flush() {
+			if c.owed-len(c.out) >= pacedChunk {
+				l.pace(c)
 			}
 			return
 		}
@@ -128,6 +128,12 @@ func (l *loop) answered(c *conn) {
 		return
 	}
 	c.phase = writing
+	l.pace(c)
+}
+
+// pace gives a client time for the next part of its answer.
+func (l *loop) pace(c *conn) {
+	c.owed = len(c.out)
 	l.limit(c, l.front.opts.WriteTimeout)
 }
 

@@ -32,6 +32,8 @@ type conn struct {
 	last   bool // the answer said that the connection ends with it
 	broken bool // writing failed
 	out    []byte
+
+	owed int // of out when the client was last given time
 }
 
 // phase is what a connection is at.
