@@ -104,7 +104,9 @@ func (r *Runner[In, Out]) compute(s *slot[In, Out]) {
 			if !call.end() {
 				call = s.newCall()
 			}
-			r.lose(s)
+			if !r.lose(s) {
+				return // Stop has it, and looks at the slot
+			}
 			continue
 		}
 		returned = false
@@ -160,12 +162,12 @@ func (r *Runner[In, Out]) giveUp() {
 	}
 }
 
-// lose gives up the batch that fn has in a slot. If the Runner was interrupted that
-// batch had no part in it, and is computed again by another.
-func (r *Runner[In, Out]) lose(s *slot[In, Out]) {
+// lose gives up the batch that fn has in a slot, and reports false if it has none. If
+// the Runner was interrupted that batch had no part in it, and is computed again by another.
+func (r *Runner[In, Out]) lose(s *slot[In, Out]) bool {
 	b := s.take(s.computing.Load())
 	if b == nil {
-		return
+		return false
 	}
 	r.mu.Lock()
 	err := ErrStopped
@@ -174,6 +176,7 @@ func (r *Runner[In, Out]) lose(s *slot[In, Out]) {
 	}
 	r.mu.Unlock()
 	b.Lost(err)
+	return true
 }
 
 // Done is closed when the Runner was stopped and its last Func has returned.
@@ -203,7 +206,7 @@ func (r *Runner[In, Out]) Cancel(id uint64) {
 }
 
 // Stop waits for the batches that were handed over. If ctx ends first, the
-// Func's context ends, the batches that it computes end as [Batch.Lost], and Stop returns
+// batches that the Func computes end as [Batch.Lost], its context ends, and Stop returns
 // the cause without waiting longer.
 func (r *Runner[In, Out]) Stop(ctx context.Context) error {
 	r.mu.Lock()
@@ -216,8 +219,8 @@ func (r *Runner[In, Out]) Stop(ctx context.Context) error {
 	case <-r.done:
 		return nil
 	case <-ctx.Done():
+		r.giveUp() // before a Func that sees its context end fails its batch
 		r.cancel(ErrStopped)
-		r.giveUp()
 		return context.Cause(ctx)
 	}
 }

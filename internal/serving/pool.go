@@ -43,6 +43,7 @@ type Pool[In, Out any] struct {
 	cost func(In) int // the model's Cost
 
 	version atomic.Pointer[version[In, Out]]
+	settled atomic.Pointer[version[In, Out]] // the last that all replicas ran
 
 	config    atomic.Pointer[Config]
 	newest    atomic.Pointer[Instance[In, Out]] // the last that was put to work
@@ -90,6 +91,7 @@ func NewPool[In, Out any](ctx context.Context, name string, model Model[In, Out]
 	p := &Pool[In, Out]{name: name, kind: model.Kind, cost: model.Cost, log: log.With("backend", name)}
 	p.observer, p.scaler, p.live = deps.Observer, newScaler(), newLive(p, model.twice)
 	p.version.Store(newVersion(model, deps.Closed))
+	p.settled.Store(p.version.Load())
 	p.open, p.shut = context.WithCancel(context.Background())
 	p.grace, p.force = context.WithCancelCause(context.Background())
 	first := p.indices(max(1, config.NumReplicas))

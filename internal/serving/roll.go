@@ -22,8 +22,8 @@ func newVersion[In, Out any](m Model[In, Out], closed func()) *version[In, Out] 
 	return &version[In, Out]{m.Runtime, m.WarmUp, sync.OnceFunc(closed)}
 }
 
-// Version is another one after each [Pool.Roll].
-func (p *Pool[In, Out]) Version() any { return p.version.Load() }
+// Version is another one after each [Pool.Roll], once all replicas run it.
+func (p *Pool[In, Out]) Version() any { return p.settled.Load() }
 
 // revision is a version and the config that it runs with.
 type revision[In, Out any] struct {
@@ -145,6 +145,7 @@ func (p *Pool[In, Out]) roll(ctx context.Context, to *revision[In, Out], n, surg
 		}
 		return err
 	}
+	p.settled.Store(p.version.Load())
 	if err := errors.Join(r.late...); err != nil {
 		p.log.Warn("a replica that was replaced did not end well", "error", err)
 	}

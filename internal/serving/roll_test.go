@@ -161,9 +161,12 @@ func TestAVersionTakesOverReplicaByReplicaWithoutALostQuery(t *testing.T) {
 		t.Run(fmt.Sprintf("%d replicas with a surge of %d", c.replicas, c.surge), func(t *testing.T) {
 			r := newRolled(t, serving.Config{NumReplicas: c.replicas})
 			next := serving.Config{NumReplicas: c.replicas, MaxSurge: surge(c.surge)}
-			closed := false
+			closed, before := false, r.Version()
 			if err := r.Roll(t.Context(), counted{r.census, "v2", true}.model(), next, func() { closed = true }); err != nil {
 				t.Fatal(err)
+			}
+			if r.Version() == before {
+				t.Error("it does not count as another version")
 			}
 			r.more(t, "v2")
 			old := r.count("v1")
@@ -223,10 +226,13 @@ func TestAnOldReplicaThatDiesInARollThatFailsComesBackAsOld(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				old := &mortal{fn: afterAWhile("v1")}
 				var starts atomic.Int32
+				var p *serving.Pool[string, string]
+				var during any
 				next := &mortal{fn: afterAWhile("v2")}
 				next.starting(func(ctx context.Context, _ int) error {
 					switch starts.Add(1) {
 					case 2:
+						during = p.Version()
 						old.kill(2)
 						time.Sleep(time.Minute)
 						return errors.New("no weights")
@@ -240,12 +246,17 @@ func TestAnOldReplicaThatDiesInARollThatFailsComesBackAsOld(t *testing.T) {
 					return nil
 				})
 				config := serving.Config{NumReplicas: 3, MaxBatchSize: 1, MaxSurge: surge(1)}
-				p, err := serving.NewPool(t.Context(), "m", serving.Model[string, string]{Kind: "go", Runtime: old}, config, serving.Deps{})
+				var err error
+				p, err = serving.NewPool(t.Context(), "m", serving.Model[string, string]{Kind: "go", Runtime: old}, config, serving.Deps{})
 				if err != nil {
 					t.Fatal(err)
 				}
+				before := p.Version()
 				if err := p.Roll(t.Context(), serving.Model[string, string]{Kind: "go", Runtime: next}, config, nil); err == nil {
 					t.Error("it did not fail")
+				}
+				if during != before || p.Version() != before {
+					t.Error("it counts as the version before all replicas run it")
 				}
 				time.Sleep(10 * time.Minute)
 				if n := starts.Load(); n != 3 {

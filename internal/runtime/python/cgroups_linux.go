@@ -182,14 +182,25 @@ const cgroupPrefix = "shoal-"
 
 var cgroupNumber atomic.Uint64
 
+// makeDir makes a directory of a new name. A server that was killed and had this one's
+// PID may have left some.
+func (g *cgroups) makeDir() (string, error) {
+	for {
+		dir := filepath.Join(g.dir, fmt.Sprintf("%s%d-%d", cgroupPrefix, os.Getpid(), cgroupNumber.Add(1)))
+		if err := os.Mkdir(dir, 0o750); !errors.Is(err, fs.ErrExist) {
+			return dir, err
+		}
+	}
+}
+
 // new makes a group with a limit of so many bytes. Whoever made it removes it.
 func (g *cgroups) new(limit int64) (*cgroup, error) {
 	g.retry()
-	name := fmt.Sprintf("%s%d-%d", cgroupPrefix, os.Getpid(), cgroupNumber.Add(1))
-	c := &cgroup{dir: filepath.Join(g.dir, name), of: g, limit: limit}
-	if err := os.Mkdir(c.dir, 0o750); err != nil {
+	dir, err := g.makeDir()
+	if err != nil {
 		return nil, fmt.Errorf("making a cgroup: %w", err)
 	}
+	c := &cgroup{dir: dir, of: g, limit: limit}
 	if err := writeCgroup(c.dir, g.files.limit, strconv.FormatInt(limit, 10)); err != nil {
 		c.remove()
 		return nil, fmt.Errorf("limiting a cgroup: %w", err)
