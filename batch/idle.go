@@ -37,11 +37,3 @@ func (b *Batcher[In, Out]) SubmitIdle(q *Query[In, Out]) (bool, error) {
 	b.do(&work)
 	return true, nil
 }
-
-// refuses is why no query is taken in at all, if none is. mu is held.
-func (b *Batcher[In, Out]) refuses() error {
-	if b.draining {
-		return ErrDraining
-	}
-	return b.refusal
-}

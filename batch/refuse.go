@@ -13,3 +13,11 @@ func (b *Batcher[In, Out]) Refuse(err error) {
 	b.mu.Unlock()
 	b.do(&work)
 }
+
+// refuses is why no query is taken in at all, if none is. mu is held.
+func (b *Batcher[In, Out]) refuses() error {
+	if b.draining {
+		return ErrDraining
+	}
+	return b.refusal
+}

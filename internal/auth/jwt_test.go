@@ -293,16 +293,24 @@ func newProvider(t *testing.T) *provider {
 	return p
 }
 
-func TestAnIssuersKeysAreFoundAndRotated(t *testing.T) {
+// withOneKey is a provider that has the signer's key, an Authenticator that takes its
+// tokens, good claims, and another key for later.
+func withOneKey(t *testing.T) (p *provider, a *Authenticator, claims jwt.MapClaims, second *rsa.PrivateKey) {
+	t.Helper()
 	second, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := newProvider(t)
+	p = newProvider(t)
 	p.keys.Store(&map[string]*rsa.PublicKey{"one": &signer.PublicKey})
-	a := open(t, Config{JWT: []Issuer{{Issuer: p.URL, Audience: "shoal"}}}, Options{Now: func() time.Time { return start }, Client: p.Client()})
-	claims := goodClaims()
+	a = open(t, Config{JWT: []Issuer{{Issuer: p.URL, Audience: "shoal"}}}, Options{Now: func() time.Time { return start }, Client: p.Client()})
+	claims = goodClaims()
 	claims["iss"] = p.URL
+	return p, a, claims, second
+}
+
+func TestAnIssuersKeysAreFoundAndRotated(t *testing.T) {
+	p, a, claims, second := withOneKey(t)
 	if _, err := a.Verify(t.Context(), sign(t, jwt.SigningMethodRS256, signer, claims, "one")); err != nil {
 		t.Fatal(err)
 	}
@@ -427,15 +435,7 @@ func refreshing() int {
 
 // A client that leaves does not take the fetch with it, which comes once in a while only.
 func TestAFetchForAKeyIsForAllWhoCome(t *testing.T) {
-	second, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := newProvider(t)
-	p.keys.Store(&map[string]*rsa.PublicKey{"one": &signer.PublicKey})
-	a := open(t, Config{JWT: []Issuer{{Issuer: p.URL, Audience: "shoal"}}}, Options{Now: func() time.Time { return start }, Client: p.Client()})
-	claims := goodClaims()
-	claims["iss"] = p.URL
+	p, a, claims, second := withOneKey(t)
 	p.keys.Store(&map[string]*rsa.PublicKey{"two": &second.PublicKey})
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -10,23 +10,29 @@ import (
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
-// An answer that comes after its loop failed would be written to a descriptor that
-// may be another connection's by then.
-func TestALoopThatFailsGivesUpItsFlights(t *testing.T) {
-	b := newFake("m", nil)
-	s := &server{t: t, registry: serving.NewRegistry(), log: &log{}}
+// serveLoops serves a backend by loops that the test can reach.
+func serveLoops(t *testing.T, b *fake) (s *server, plain plainServer, served <-chan error) {
+	t.Helper()
+	s = &server{t: t, registry: serving.NewRegistry(), log: &log{}}
 	s.deploy(b)
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Front, s.addr = New(s.registry, Options{}), listener.Addr().String()
-	plain, _, err := s.loops(listener)
-	if err != nil {
+	s.Front, s.addr = New(s.registry, Options{Logger: slog.New(slog.NewJSONHandler(s.log, nil))}), listener.Addr().String()
+	if plain, _, err = s.loops(listener); err != nil {
 		t.Fatal(err)
 	}
-	served := make(chan error, 1)
-	go func() { served <- plain.serve() }()
+	ended := make(chan error, 1)
+	go func() { ended <- plain.serve() }()
+	return s, plain, ended
+}
+
+// An answer that comes after its loop failed would be written to a descriptor that
+// may be another connection's by then.
+func TestALoopThatFailsGivesUpItsFlights(t *testing.T) {
+	b := newFake("m", nil)
+	s, plain, served := serveLoops(t, b)
 	conn, _ := s.dial()
 	s.write(conn, "GET /m HTTP/1.1\r\nHost: h\r\n\r\n")
 	call := next(t, "a call", b.held)
@@ -45,19 +51,7 @@ func TestALoopThatFailsGivesUpItsFlights(t *testing.T) {
 // A bug of ours costs the connection that met it, not the process.
 func TestALoopThatPanicsClosesTheConnection(t *testing.T) {
 	b := newFake("m", nil)
-	s := &server{t: t, registry: serving.NewRegistry(), log: &log{}}
-	s.deploy(b)
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Front, s.addr = New(s.registry, Options{Logger: slog.New(slog.NewJSONHandler(s.log, nil))}), listener.Addr().String()
-	plain, _, err := s.loops(listener)
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan error, 1)
-	go func() { served <- plain.serve() }()
+	s, plain, served := serveLoops(t, b)
 	asking, from := s.dial()
 	s.write(asking, "GET /m HTTP/1.1\r\nHost: h\r\n\r\n")
 	call := next(t, "a call", b.held)
