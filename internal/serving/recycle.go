@@ -69,11 +69,7 @@ func (p *Pool[In, Out]) renew(ctx context.Context, old *replica[In, Out], why st
 		pool: p, from: now, to: now, n: 1, most: 1 + config.surge(1),
 		old: []*replica[In, Out]{old}, before: len(p.replicas),
 	}
-	starting, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(p.open, cancel)()
-	if err := r.run(starting); err != nil {
-		r.back()
+	if err := r.do(ctx); err != nil {
 		pause := s.renewing.NextBackOff()
 		s.tired = time.Now().Add(pause)
 		log.Error("a replica is to be recycled, and a fresh one could not be started", "next_start_in", pause, "error", err)

@@ -135,11 +135,7 @@ func (p *Pool[In, Out]) roll(ctx context.Context, to *revision[In, Out], n, surg
 	}
 	r.most = max(r.before, n) + surge
 	slices.SortStableFunc(r.old, func(a, b *replica[In, Out]) int { return cmp.Compare(b.rank(), a.rank()) }) // those that do not work go first
-	starting, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(p.open, cancel)()
-	if err := r.run(starting); err != nil {
-		r.back()
+	if err := r.do(ctx); err != nil {
 		if p.open.Err() != nil {
 			return p.draining()
 		}
@@ -150,6 +146,18 @@ func (p *Pool[In, Out]) roll(ctx context.Context, to *revision[In, Out], n, surg
 		p.log.Warn("a replica that was replaced did not end well", "error", err)
 	}
 	return nil
+}
+
+// do goes through all steps, until ctx or the pool ends. What was done is undone if one fails.
+func (r *rolling[In, Out]) do(ctx context.Context) error {
+	starting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.pool.open, cancel)()
+	err := r.run(starting)
+	if err != nil {
+		r.back()
+	}
+	return err
 }
 
 func (r *rolling[In, Out]) run(ctx context.Context) error {
