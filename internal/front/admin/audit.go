@@ -50,42 +50,56 @@ func (f *Front) audit(r *http.Request, c call, err error) {
 	f.opts.Audit.Info("audit", line...)
 }
 
-// deniedLines bounds how many lines of denials each caller has in the audit log.
-type deniedLines struct {
-	mu sync.Mutex
-	of map[string]*callersLines // by identity
-}
+// lines bounds how many lines of denials the audit log has, and counts the others.
+type lines struct {
+	limit *rate.Limiter
 
-type callersLines struct {
-	limit   *rate.Limiter
+	mu      sync.Mutex
 	dropped int64 // since the last line
 }
 
-// How many lines a caller has: deniedBurst, and deniedRate more a second.
+// allow reports whether there may be a line, and how many there were not before it.
+func (l *lines) allow() (ok bool, dropped int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.limit.Allow() {
+		l.dropped++
+		return false, 0
+	}
+	dropped, l.dropped = l.dropped, 0
+	return true, dropped
+}
+
+// deniedLines are the lines of each caller.
+type deniedLines struct {
+	mu sync.Mutex
+	of map[string]*lines // by identity
+}
+
+// How many lines a caller has: deniedBurst, and deniedRate more a second. Those of
+// strangers have strangersBurst and strangersRate together.
 const (
 	deniedRate  = 1
 	deniedBurst = 10
 	maxDenied   = 1000 // callers that are remembered
+
+	strangersRate  = 10
+	strangersBurst = 100
 )
 
-// allow reports whether a caller may have a line, and how many he had not before it.
+// allow is [lines.allow] for a caller.
 func (d *deniedLines) allow(who string) (ok bool, dropped int64) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	lines := d.of[who]
-	if lines == nil {
+	own := d.of[who]
+	if own == nil {
 		if len(d.of) >= maxDenied || d.of == nil {
-			d.of = make(map[string]*callersLines) // issuers name any number
+			d.of = make(map[string]*lines) // issuers name any number
 		}
-		lines = &callersLines{limit: rate.NewLimiter(deniedRate, deniedBurst)}
-		d.of[who] = lines
+		own = &lines{limit: rate.NewLimiter(deniedRate, deniedBurst)}
+		d.of[who] = own
 	}
-	if !lines.limit.Allow() {
-		lines.dropped++
-		return false, 0
-	}
-	dropped, lines.dropped = lines.dropped, 0
-	return true, dropped
+	d.mu.Unlock()
+	return own.allow()
 }
 
 // auditDenied is audit for a call that its caller's scopes do not allow, as far as he
@@ -114,14 +128,14 @@ func (f *Front) auditStranger(r *http.Request, err error) {
 	if !known || c.change == "" {
 		return
 	}
-	if !f.strangers.Allow() {
-		f.unaudited.Add(1)
+	ok, dropped := f.strangers.allow()
+	if !ok {
 		return
 	}
 	p := serving.Describe(err)
 	line := []any{"change", c.change, "who", "", "by", "nobody", "from", r.RemoteAddr, "path", r.URL.Path, "result", "failed", "code", string(p.Code), "error", p.Message}
-	if n := f.unaudited.Swap(0); n > 0 {
-		line = append(line, "suppressed", n)
+	if dropped > 0 {
+		line = append(line, "suppressed", dropped)
 	}
 	f.opts.Audit.Info("audit", line...)
 }

@@ -121,9 +121,8 @@ type Front struct {
 	mux      *http.ServeMux
 	calls    map[string]call // by their patterns
 
-	strangers *rate.Limiter // lines about them in the audit log
-	unaudited atomic.Int64  // those that were too many
-	denied    deniedLines   // those about callers that are known
+	strangers lines       // about them in the audit log
+	denied    deniedLines // about callers that are known
 
 	token atomic.Pointer[token]
 
@@ -150,7 +149,7 @@ func New(opts Options) *Front {
 	f.connections = door.NewConnections(int64(f.opts.MaxConnections), nil, refused, f.opts.Logger)
 	f.draining, f.drain = context.WithCancelCause(context.Background())
 	f.SetToken(f.opts.Token)
-	f.strangers = rate.NewLimiter(10, 100)
+	f.strangers.limit = rate.NewLimiter(strangersRate, strangersBurst)
 	f.calls = f.allCalls()
 	for pattern, c := range f.calls {
 		f.mux.HandleFunc(pattern, f.handle(c))

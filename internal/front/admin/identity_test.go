@@ -193,16 +193,16 @@ func TestTheAuditLogHasStrangersAndPanics(t *testing.T) {
 	s := guarded(t, Options{Logger: slog.New(slog.NewJSONHandler(log, nil)), Deployer: deployFunc(func(context.Context, string, python.Spec, serving.Config) (serving.Backend, error) {
 		panic("as a test wants it")
 	})}, everyone)
-	s.strangers.SetLimit(0)
-	s.strangers.SetBurst(2)
+	s.strangers.limit.SetLimit(0)
+	s.strangers.limit.SetBurst(2)
 	for _, who := range []string{"nobody", "", "nobody", ""} {
 		if status, _ := s.call(t, who, "DELETE", "/v1/endpoints/e", ""); status != 401 {
 			t.Errorf("by %q: %d", who, status)
 		}
 		s.call(t, who, "GET", "/v1/status", "")
 	}
-	if got := strings.Count(s.audit.String(), `"by":"nobody","from":"127.0.0.1:`); got != 2 || s.unaudited.Load() != 2 {
-		t.Errorf("%d lines of strangers, %d suppressed: %s", got, s.unaudited.Load(), s.audit)
+	if got := strings.Count(s.audit.String(), `"by":"nobody","from":"127.0.0.1:`); got != 2 || s.strangers.dropped != 2 {
+		t.Errorf("%d lines of strangers, %d suppressed: %s", got, s.strangers.dropped, s.audit)
 	}
 	r, err := http.NewRequestWithContext(t.Context(), "PUT", "http://"+s.address+"/v1/backends/m", strings.NewReader(`{"python":{"kind":"file","path":"a.py","object":"A"}}`))
 	if err != nil {
