@@ -99,7 +99,7 @@ def gofmt() -> Outcome:
 
 def go_test() -> Outcome:
     """Go's tests, with the race detector."""
-    done = execute(["go", "test", "-race", "-timeout=10m", "-json", "./..."], env={"CGO_ENABLED": "1"})
+    done = execute(["go", "test", "-race", "-timeout=15m", "-json", "./..."], env={"CGO_ENABLED": "1"})
     return read_go(done)
 
 

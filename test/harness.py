@@ -25,7 +25,7 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 SHOAL = Path(sys.executable).parent / "shoal"
-PATIENCE = 30.0  # seconds until something that must happen is given up on
+PATIENCE = 60.0  # seconds until something that must happen is given up on
 
 
 def until(ready: Callable[[], T], what: str, patience: float = PATIENCE) -> T:

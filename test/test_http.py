@@ -217,7 +217,7 @@ def test_a_caller_that_hangs_up_gives_its_seat_back(
     with gate.closed():
         first = pool.submit(ask, client, "/model?number=0")
         until(journal.entries, "the first query to be computed")
-        with httpx.Client(timeout=0.1) as impatient, pytest.raises(httpx.ReadTimeout):
+        with httpx.Client(timeout=httpx.Timeout(30, read=0.1)) as impatient, pytest.raises(httpx.ReadTimeout):
             impatient.get(f"http://{client.http_address}/model?number=1")
         until(lambda: backend(client, "model")["stats"]["dropped"] == 1, "the query to be dropped")
         assert backend(client, "model")["queued"] == 0

@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long a script waits for a server.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // daemon is a server that a script started.
 type daemon struct {

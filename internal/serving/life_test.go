@@ -12,7 +12,7 @@ import (
 )
 
 // patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // mortal is a runtime whose replicas a test can let die, or keep from starting.
 type mortal struct {

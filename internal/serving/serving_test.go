@@ -63,7 +63,7 @@ func newRegistry(t *testing.T) *serving.Registry {
 	t.Helper()
 	r := serving.NewRegistry()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := r.Close(ctx); err != nil {
 			t.Errorf("closing the registry: %v", err)

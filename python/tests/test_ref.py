@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-import time
 
 import pytest
 
@@ -184,7 +183,7 @@ class TestRemote:
 
     def test_the_pool_keeps_its_size(self):
         shoal.init(num_cpus=2)
-        lock = threading.Lock()
+        lock, pair = threading.Lock(), threading.Barrier(2)
         running = most = 0
 
         @shoal.remote
@@ -193,7 +192,7 @@ class TestRemote:
             with lock:
                 running += 1
                 most = max(most, running)
-            time.sleep(0.002)
+            pair.wait(20)  # for another one that runs
             with lock:
                 running -= 1
 

@@ -79,7 +79,7 @@ def test_they_also_come_in_right_after_somebody_waited(handle, held, link_server
 def test_whoever_gives_up_lets_the_next_one_read(held, link_server):
     (never, _), (ref, query), (last, last_query) = held(), held(), held()
     turns = never._source._turns
-    first = Waiting(never, timeout=0.3)
+    first = Waiting(never, timeout=2)  # time for the others to be in line
     until(turns._turn.locked)
     second = Waiting(ref)
     until(lambda: len(turns._line) == 1)

@@ -36,9 +36,9 @@ func TestBodiesThatAreArrivingAreBounded(t *testing.T) {
 				slow[i], _ = s.dial()
 				s.write(slow[i], head+strings.Repeat("x", part))
 			}
-			until(t, "they are counted", func() bool { return s.arriving.Held() > 2_900_000 })
+			until(t, "all of them are counted", func() bool { return s.arriving.Held() >= 3_000_000 }) // and grow no more
 			late, from := s.dial()
-			s.write(late, head+strings.Repeat("x", 400_000))
+			go func() { _, _ = io.WriteString(late, head+strings.Repeat("x", 400_000)) }() // it may not be read to its end
 			got := s.read(from)
 			s.problem(got, 503, serving.QueueFull)
 			if got.Header.Get("Retry-After") == "" || !got.Close || !strings.Contains(got.body, "max_inflight_bytes") {
@@ -54,6 +54,7 @@ func TestBodiesThatAreArrivingAreBounded(t *testing.T) {
 			if got := s.ask("POST", "/echo", strings.Repeat("x", 1_000_000)); got.StatusCode != 200 {
 				t.Errorf("afterwards: %d %s", got.StatusCode, got.body)
 			}
+			until(t, "nor is that one", func() bool { return s.arriving.Held() == 0 })
 			metrics := s.ask("GET", "/metrics", "").body
 			for _, want := range []string{`shoal_requests_refused_total{front="http",reason="inflight_bytes"} 1`, "shoal_http_inflight_bytes 0"} {
 				if !strings.Contains(metrics, want+"\n") {

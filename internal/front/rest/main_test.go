@@ -28,7 +28,7 @@ func TestAllOfThisOverTheOtherFronts(t *testing.T) {
 	for _, other := range []string{frontAside, frontNetHTTP} {
 		t.Run(other, func(t *testing.T) {
 			t.Parallel()
-			run := exec.CommandContext(t.Context(), os.Args[0], "-test.timeout=5m") //nolint:gosec // it is this program
+			run := exec.CommandContext(t.Context(), os.Args[0], "-test.timeout=9m") //nolint:gosec // it is this program
 			run.Env = append(os.Environ(), frontVariable+"="+other)
 			if out, err := run.CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, out)

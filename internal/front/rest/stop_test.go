@@ -189,12 +189,13 @@ func TestAStopDuringTheHandshakeOfHTTP2(t *testing.T) {
 	c := next(t, "the call", b.held)
 	late, _ := s.dial()
 	s.write(late, "PRI * HTTP/2.0\r\n")
+	until(t, "both are accepted", func() bool { return s.connections.Open() == 2 })
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.stop() }()
 	for s.listens() {
 		time.Sleep(time.Millisecond) // until the stop has begun
 	}
-	s.write(late, "\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00") // and empty settings
+	_, _ = io.WriteString(late, "\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00") // and empty settings, unless it has ended
 	b.respond(c, text("x"))
 	if err := next(t, "the stop", stopped); err != nil {
 		t.Error(err)

@@ -24,7 +24,7 @@ func needCgroups(t *testing.T) *cgroups {
 	}
 	t.Cleanup(func() { // after the backend is closed: what was made is gone
 		var left []string
-		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 			if left, _ = filepath.Glob(fmt.Sprintf("%s/%s%d-*", g.dir, cgroupPrefix, os.Getpid())); left == nil {
 				return
 			}

@@ -20,7 +20,7 @@ func second(n float64) serving.Duration { return serving.Duration(n * float64(ti
 // replaced waits until the one replica of b has another process than pid.
 func replaced(t *testing.T, b serving.Backend, pid int) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		if r := b.Status().Replicas[0]; r.State == serving.StateReady && r.PID != pid {
 			return
 		}
@@ -172,7 +172,7 @@ func TestWorkersThatAreWellAnswerTheirHeartbeats(t *testing.T) {
 // sinceTheLast waits until the worker owes no sign of life and asks for another.
 func sinceTheLast(t *testing.T, w *worker) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !w.Ping().IsZero(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); !w.Ping().IsZero(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("a PING was not answered")
 		}
@@ -214,7 +214,7 @@ func TestStopped(t *testing.T) {
 	if err := sleep.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); !stopped(sleep.Process.Pid); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); !stopped(sleep.Process.Pid); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("a stopped process does not pass for stopped, pid " + strconv.Itoa(sleep.Process.Pid))
 		}
@@ -227,7 +227,7 @@ func TestStopped(t *testing.T) {
 func TestAnIdleBackendGivesItsProcessesBackAndHoldsTheFirstQueries(t *testing.T) {
 	b := mustDeploy(t, "stubborn", serving.Config{MaxBatchSize: 8, IdleTimeout: second(0.3)})
 	pid := mustPID(t, submit(t, b, api(`{}`))())
-	for deadline := time.Now().Add(30 * time.Second); b.Status().State != serving.StateIdle || syscall.Kill(pid, 0) == nil; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); b.Status().State != serving.StateIdle || syscall.Kill(pid, 0) == nil; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("it did not become idle: %+v", b.Status())
 		}

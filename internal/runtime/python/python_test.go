@@ -17,6 +17,10 @@ import (
 	"github.com/shoalserve/shoal/internal/serving"
 )
 
+// patience bounds waits that are never reached when all is well, also where other programs
+// have the processors for most of the time.
+const patience = 2 * time.Minute
+
 // deploy starts a backend of a function or class in testdata.
 func deploy(t *testing.T, spec Spec, config serving.Config, opts Options) (serving.Backend, error) {
 	t.Helper()
@@ -28,7 +32,7 @@ func deploy(t *testing.T, spec Spec, config serving.Config, opts Options) (servi
 	b, err := NewDeployer(opts).Backend(t.Context(), "model:v1", spec, config)
 	if err == nil {
 		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
 			if err := b.Close(ctx); err != nil {
 				t.Errorf("closing the backend: %v", err)
@@ -62,8 +66,8 @@ func submit(t *testing.T, b serving.Backend, c *serving.Call) func() *serving.Ca
 	return func() *serving.Call {
 		select {
 		case <-done:
-		case <-time.After(30 * time.Second):
-			t.Fatal("no answer within 30 s")
+		case <-time.After(patience):
+			t.Fatalf("no answer within %v", patience)
 		}
 		return c
 	}
@@ -236,7 +240,7 @@ func TestWhatAModelPrintsGoesToTheLogAndItsEnvironmentIsSet(t *testing.T) {
 	}
 	select {
 	case <-both:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		mu.Lock()
 		defer mu.Unlock()
 		t.Errorf("logged only %v", logged)
