@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -138,6 +139,11 @@ func TestAQueryWhoseContextEndsLeavesTheQueue(t *testing.T) {
 	}
 }
 
+// unsaid is an error of which there may be none where one is returned: its text panics.
+type unsaid struct{ why string }
+
+func (u *unsaid) Error() string { return u.why }
+
 func TestErrorsAreTyped(t *testing.T) {
 	app := newApp(t)
 	ctx := t.Context()
@@ -150,6 +156,12 @@ func TestErrorsAreTyped(t *testing.T) {
 			return []int{1, 2, 3}, nil
 		case 3:
 			panic("boom")
+		case 7:
+			var none *unsaid
+			return nil, none
+		case 8:
+			var none *fs.PathError
+			return nil, none
 		}
 		return in, nil
 	})
@@ -183,6 +195,12 @@ func TestErrorsAreTyped(t *testing.T) {
 	}
 	if _, err = h.Call(ctx, 5); err == nil || !strings.Contains(err.Error(), "cannot count") {
 		t.Errorf("a cost function that panics: %v", err)
+	}
+	for _, n := range []int{7, 8} {
+		_, err = h.Call(ctx, n)
+		if failure, ok := errors.AsType[*shoal.ModelError](err); !ok || failure.Type != "panic" || !strings.Contains(failure.Message, "nil pointer") {
+			t.Errorf("an error that panics when it is looked into: %v", err)
+		}
 	}
 	if got, err := h.Call(ctx, 6); got != 6 || err != nil {
 		t.Errorf("a query after all of them: %d, %v", got, err)

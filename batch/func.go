@@ -249,11 +249,28 @@ func (f *FuncReplica[In, Out]) Stop(ctx context.Context) error {
 	return f.runner.Stop(ctx)
 }
 
-// protect calls a model and turns a panic into an error.
+// protect calls a model and turns a panic into an error, also that of an error which is
+// looked into, as many a nil pointer does: others will do so where nothing stands between it
+// and the process.
 func protect[In, Out any](ctx context.Context, fn Func[In, Out], in []In) (out []Out, err error) {
 	where := "model"
 	defer recovered(&where, &err)
-	return fn(ctx, in)
+	if out, err = fn(ctx, in); err != nil {
+		lookInto(err)
+	}
+	return out, err
+}
+
+// lookInto does with an error of somebody else's all that is ever done with one.
+func lookInto(err error) {
+	items, _ := errors.AsType[ItemErrors](err)
+	_ = errors.Is(err, ErrStopped)
+	_ = err.Error()
+	for _, item := range items {
+		if item != nil {
+			_ = item.Error()
+		}
+	}
 }
 
 // recovered, deferred, turns a panic into a *PanicError.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"runtime"
 	"slices"
 	"strings"
@@ -28,8 +29,14 @@ func model(_ context.Context, in []string) ([]string, error) {
 			panic("no such luck")
 		case "goexit":
 			runtime.Goexit()
+		case "nil error":
+			var none *fs.PathError
+			return nil, none
 		case "item":
 			items[len(items)-1] = errItem
+		case "nil item":
+			var none *fs.PathError
+			items[len(items)-1] = none
 		case "one too many":
 			out = append(out, "")
 		case "wrong items":
@@ -43,8 +50,11 @@ func model(_ context.Context, in []string) ([]string, error) {
 }
 
 func TestWhatAModelDoesWrongHurtsOnlyItsBatch(t *testing.T) {
+	const nilPointer = "model function panicked: runtime error: invalid memory address or nil pointer dereference"
 	tests := map[string]string{
 		"error":        "the model failed",
+		"nil error":    nilPointer,
+		"nil item":     nilPointer,
 		"panic":        "model function panicked: no such luck",
 		"goexit":       "model function panicked: runtime.Goexit was called",
 		"one too many": `backend "upper" returned 2 answers for a batch of 1`,

@@ -97,8 +97,11 @@ func (f *Front) recovered(w http.ResponseWriter, r *http.Request, id string, rou
 		panic(v)
 	}
 	f.opts.Logger.Error("a request made the server panic", "request", id, "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
-	route.Request(fail(w, id, errors.New("the server failed to handle the request"), false), time.Since(start))
+	route.Request(fail(w, id, errPanicked, false), time.Since(start))
 }
+
+// errPanicked is what a client is told of a panic; the log tells the rest.
+var errPanicked = errors.New("the server failed to handle the request")
 
 // other answers requests for paths that are no endpoint's.
 func (f *Front) other(w http.ResponseWriter, r *http.Request, id string) int {

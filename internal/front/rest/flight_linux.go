@@ -2,7 +2,6 @@ package rest
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -159,16 +158,21 @@ func (x *flight) submit() {
 // recovered turns a panic of ours into an answer, so that it fails one request.
 func (x *flight) recovered() {
 	v := recover()
-	if v == nil || !x.land() {
-		return
+	switch {
+	case v == nil:
+	case x.land():
+		x.once = true
+		x.logPanic(v)
+		x.render(failureOf(x.kept.request.ID, errPanicked))
+	default: // it has its answer, and may be another request's by now
+		x.front().opts.Logger.Error("a request made the server panic after its answer", "panic", v, "stack", string(debug.Stack()))
 	}
-	x.once = true
-	id := x.kept.request.ID
+}
+
+// logPanic is for whoever may still read the request.
+func (x *flight) logPanic(v any) {
 	path, _, _ := strings.Cut(x.kept.request.Target, "?") // what is behind it may be secret
-	x.front().opts.Logger.Error("a request made the server panic", "request", id, "path", path, "panic", v, "stack", string(debug.Stack()))
-	x.render(func(w http.ResponseWriter) int {
-		return fail(w, id, errors.New("the server failed to handle the request"), false)
-	})
+	x.front().opts.Logger.Error("a request made the server panic", "request", x.kept.request.ID, "path", path, "panic", v, "stack", string(debug.Stack()))
 }
 
 // refuse answers a query that no backend took.
@@ -250,10 +254,18 @@ func (x *flight) answer() {
 // render answers as a handler would.
 func (x *flight) render(respond func(http.ResponseWriter) int) { x.finish(x.respondWith(respond)) }
 
-// respondWith writes what a handler answers, and returns when that was.
+// respondWith writes what a handler answers, and returns when that was. If it panics the
+// connection ends: nobody else would give it back to its loop.
 func (x *flight) respondWith(respond func(http.ResponseWriter) int) (now time.Time) {
-	now, r := time.Now(), rendered{header: make(http.Header)}
-	x.route.Request(respond(&r), now.Sub(x.began))
+	now = time.Now()
+	defer func() {
+		if v := recover(); v != nil {
+			x.conn.broken = true
+			x.logPanic(v)
+		}
+	}()
+	r, status := x.rendering(respond)
+	x.route.Request(status, now.Sub(x.began))
 	last := x.front().draining.Load() || r.header["Connection"] != nil
 	memory := scratch.Get().(*[]byte)
 	buf := r.appendHead((*memory)[:0], &x.front().date, now, last)
@@ -262,6 +274,21 @@ func (x *flight) respondWith(respond func(http.ResponseWriter) int) (now time.Ti
 	}
 	x.send(memory, buf, r.body, last)
 	return now
+}
+
+// rendering is what a handler answers, or says that it panicked: an error of a model's may
+// do so when it is looked into.
+func (x *flight) rendering(respond func(http.ResponseWriter) int) (r rendered, status int) {
+	defer func() {
+		if v := recover(); v != nil {
+			x.logPanic(v)
+			r = rendered{header: make(http.Header)}
+			status = fail(&r, x.kept.request.ID, errPanicked, false)
+		}
+	}()
+	r.header = make(http.Header)
+	status = respond(&r)
+	return r, status
 }
 
 // send writes an answer whose head is laid out in memory from the pool.
