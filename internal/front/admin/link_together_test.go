@@ -38,7 +38,7 @@ func TestQueriesOfOneFrameEndApart(t *testing.T) {
 	b := newFake("m")
 	s.deploy(t, b)
 	l := s.link(t)
-	l.send(t, askTogether(nil, []uint64{1, 2, 3}, time.Second, "e", "", "", "", []string{"", "", ""}))
+	l.send(t, askTogether(nil, []uint64{1, 2, 3}, 3*time.Second, "e", "", "", "", []string{"", "", ""}))
 	first := next(t, b.held)
 	b.release(first, serving.Response{Format: serving.JSON}, nil)
 	if ref, code, _ := l.answer(t); ref != 1 || code != 1 {

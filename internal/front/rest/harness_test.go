@@ -5,12 +5,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -292,7 +294,10 @@ func (s *server) read(from *bufio.Reader) reply {
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	if err != nil {
+	// net/http closes on a request that makes no sense without reading the rest, which
+	// the kernel may tell as a reset.
+	untilItEnds := response.ContentLength < 0 && len(response.TransferEncoding) == 0
+	if err != nil && !(untilItEnds && errors.Is(err, syscall.ECONNRESET)) {
 		s.t.Fatal(err)
 	}
 	return reply{response, string(body)}

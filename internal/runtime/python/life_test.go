@@ -34,11 +34,11 @@ func TestABatchBeyondItsTimeoutFailsAndItsWorkerIsReplaced(t *testing.T) {
 	for _, how := range []string{"hang", "ignore"} { // ignore is killed after killAfter
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
-			b := mustDeploy(t, "stubborn", serving.Config{MaxBatchSize: 2, BatchTimeout: second(2)})
+			b := mustDeploy(t, "stubborn", serving.Config{MaxBatchSize: 2, BatchTimeout: second(4)})
 			pid := mustPID(t, submit(t, b, api(`{}`))())
 			stuck := submit(t, b, api(`{"how":"`+how+`"}`))
 			ahead := []func() *serving.Call{submit(t, b, api(`{}`)), submit(t, b, api(`{}`))}
-			if err := stuck().Err; serving.Describe(err).Code != serving.BatchTimeout || !strings.Contains(err.Error(), "batch_timeout (2s)") {
+			if err := stuck().Err; serving.Describe(err).Code != serving.BatchTimeout || !strings.Contains(err.Error(), "batch_timeout (4s)") {
 				t.Errorf("the query that hung got %v", err)
 			}
 			for _, wait := range ahead {
@@ -57,7 +57,7 @@ func TestABatchBeyondItsTimeoutFailsAndItsWorkerIsReplaced(t *testing.T) {
 }
 
 func TestOnlyTheWorkerThatIsStuckIsReplaced(t *testing.T) {
-	b := mustDeploy(t, "stubborn", serving.Config{MaxBatchSize: 1, NumReplicas: 2, BatchTimeout: second(3)})
+	b := mustDeploy(t, "stubborn", serving.Config{MaxBatchSize: 1, NumReplicas: 2, BatchTimeout: second(5)})
 	stuck := submit(t, b, api(`{"how":"hang"}`))
 	other := mustPID(t, submit(t, b, api(`{}`))())
 	if err := stuck().Err; serving.Describe(err).Code != serving.BatchTimeout {
@@ -73,7 +73,7 @@ func TestOnlyTheWorkerThatIsStuckIsReplaced(t *testing.T) {
 }
 
 func TestABatchThatIsWrittenWhileItsWorkerHangsFailsOnce(t *testing.T) {
-	b := mustDeploy(t, "stubborn", serving.Config{MaxBatchSize: 1, BatchTimeout: second(2)})
+	b := mustDeploy(t, "stubborn", serving.Config{MaxBatchSize: 1, BatchTimeout: second(4)})
 	pid := mustPID(t, submit(t, b, api(`{}`))())
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -118,7 +118,7 @@ func TestAnIdleWorkerThatGivesNoSignOfLifeIsReplaced(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c.config.HeartbeatTimeout = second(2)
+			c.config.HeartbeatTimeout = second(4)
 			b := mustDeploy(t, c.model, c.config)
 			pid := mustPID(t, submit(t, b, api(`{}`))())
 			c.harm(t, b, pid)
@@ -134,7 +134,7 @@ func TestAnIdleWorkerThatGivesNoSignOfLifeIsReplaced(t *testing.T) {
 }
 
 func TestAWorkerThatWasStoppedWhileItComputesIsReplaced(t *testing.T) {
-	b := mustDeploy(t, "wait_for", serving.Config{MaxBatchSize: 1, HeartbeatTimeout: second(2)})
+	b := mustDeploy(t, "wait_for", serving.Config{MaxBatchSize: 1, HeartbeatTimeout: second(4)})
 	pid := mustPID(t, submit(t, b, api(`{}`))())
 	doomed := submitBlocked(t, b)
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
