@@ -129,6 +129,13 @@ def test_a_file_that_deploys_is_run_and_one_that_does_not_serves_what_takes_batc
         (["broken.py:model"], 1, ["ModuleNotFoundError", "there_is_no_such_module", "broken.py"]),
         (["broken.py"], 1, ["ModuleNotFoundError", "there_is_no_such_module", "broken.py"]),
         (["model.py:single", "--max-batch-size", "4"], 1, ["accept_batch"]),
+        (["odd.py:number"], 1, ["odd.py: number is of type int", "a function or a class"]),
+        (
+            ["odd.py:Empty"],
+            1,
+            ["odd.py: Empty is a class without a method", "define __call__(self, request)"],
+        ),
+        (["odd.py:blind"], 1, ["odd.py: blind() is marked with @serve.accept_batch and takes nothing"]),
         (["model.py:adder", "--max-batch-size", "0"], 1, ["max_batch_size"]),
         (["model.py:adder", "--no-such-flag"], 2, ["--no-such-flag", "--help"]),
         (["--http", "300.300.300.300:80"], 1, ["300.300.300.300"]),
@@ -138,6 +145,10 @@ def test_what_cannot_be_served_says_why(
     folder: Path, arguments: list[str], status: int, words: list[str]
 ) -> None:
     (folder / "broken.py").write_text("import there_is_no_such_module\n\ndef model(request): ...\n")
+    (folder / "odd.py").write_text(
+        "from shoal import serve\n\nnumber = 5\n\nclass Empty: ...\n\n"
+        "@serve.accept_batch\ndef blind(): return []\n"
+    )
     where = [] if "--http" in arguments else ["--http", "127.0.0.1:0"]
     done = run([SHOAL, "serve", "--admin", f"unix:{folder}/a.sock", *where, *arguments], cwd=folder)
     assert done.status == status, done.said

@@ -144,7 +144,10 @@ class Target:
         cls = type(self.model)
         found, owner = find_method(cls, name)
         if found is None:
-            raise InvalidArgument(f"backend {self.backend!r}: class {cls.__name__} has no method {name!r}")
+            raise InvalidArgument(
+                f"backend {self.backend!r}: class {cls.__name__} has no method {name!r}"
+                + _instead(cls, method)
+            )
         if not _offers(cls, name, found, owner):
             raise InvalidArgument(
                 f"backend {self.backend!r}: class {cls.__name__} does not offer {name!r}, which it has "
@@ -179,6 +182,44 @@ class Target:
         return f"{name}() of backend {self.backend!r}"
 
 
+def check_callable(found: Any, name: str) -> None:
+    """Raise TypeError for what no query could be given to, however it came to be deployed under name."""
+    if not callable(found):
+        raise TypeError(
+            f"{name} is of type {type(found).__name__}; a backend is a function or a class, or "
+            "another object that can be called"
+        )
+    if not inspect.isclass(found):
+        if is_marked(found):
+            _check_takes_batch(found, name, is_method=False)
+        return
+    offered = [method for method in public_methods(found) if offers(found, method)]
+    if not offered:
+        raise TypeError(
+            f"{name} is a class without a method that a query could be given to: define "
+            "__call__(self, request), or @serve.accept_batch __call__(self, requests)"
+        )
+    for method in offered:
+        call = getattr(found, method)
+        if is_marked(call) or (method == "__call__" and is_marked(found)):
+            takes_self = inspect.isfunction(inspect.getattr_static(found, method))
+            _check_takes_batch(call, f"{name}.{method}", is_method=takes_self)
+
+
+def _check_takes_batch(call: Any, name: str, is_method: bool) -> None:
+    try:
+        parameters = list(inspect.signature(call).parameters)
+    except (TypeError, ValueError):  # as Plan: let it judge by itself
+        return
+    if len(parameters) <= is_method:
+        me = "self, " * is_method
+        raise TypeError(
+            f"{name}() is marked with @serve.accept_batch and takes nothing, so that it could not see its "
+            f"batch: it takes a list of requests, as in ({me}requests), or a list for each keyword, as in "
+            f"({me}*, number)"
+        )
+
+
 def find_method(cls: type, name: str) -> tuple[Any, type]:
     """The method that a class has under a name, and whose it is; None for what no query may name.
 
@@ -192,6 +233,14 @@ def find_method(cls: type, name: str) -> tuple[Any, type]:
             found = vars(owner)[name]
             return (found if _is_method(found) or name == "__call__" else None), owner
     return None, cls
+
+
+def _instead(cls: type, method: str) -> str:
+    """What a query that named no method may name, of a class without __call__."""
+    if method not in ("", "__call__"):
+        return ""
+    names = ", ".join(name for name in public_methods(cls) if offers(cls, name))
+    return f"; a query may name one of {names}, with method_name= or the header X-Serve-Call-Method"
 
 
 # Kinds of methods that cannot be called as a class has them.

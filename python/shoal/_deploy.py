@@ -9,6 +9,7 @@ import sys
 from types import CodeType
 from typing import Any
 
+from ._call import check_callable
 from ._errors import InvalidArgument
 from ._needs import need
 
@@ -17,6 +18,10 @@ def check_target(target: Any, init_args: tuple[Any, ...], init_kwargs: dict[str,
     """Raise InvalidArgument when target cannot be deployed with these arguments."""
     if not callable(target):
         raise InvalidArgument(f"a backend is a function or a class, not {type(target).__name__}")
+    try:
+        check_callable(target, getattr(target, "__qualname__", type(target).__name__))
+    except TypeError as exc:
+        raise InvalidArgument(str(exc)) from None
     if (init_args or init_kwargs) and not inspect.isclass(target):
         raise InvalidArgument("init arguments are for classes; a function has no __init__ to take them")
     if inspect.isclass(target) and target.__init__ is not object.__init__:

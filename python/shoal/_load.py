@@ -12,15 +12,17 @@ from types import ModuleType
 from typing import Any
 
 from ._accept import accepts_batch
-from ._call import Target
+from ._call import Target, check_callable
 from ._needs import need
 
 
 def load_target(init: dict[str, Any]) -> Target:
-    """The model that an INIT body describes. Raises whatever its import or __init__ raises, or ValueError."""
+    """The model that an INIT body describes. Raises whatever its import or __init__ raises, or ValueError
+    or TypeError for what cannot be a backend."""
     _prepare(init)
     func_or_class, args, kwargs = _fetch(init["source"])
     backend = str(init["backend"])
+    check_callable(func_or_class, _name_of(func_or_class, init["source"]))
     if int(init.get("max_batch_size") or 1) > 1 and not accepts_batch(func_or_class):
         raise ValueError(
             f"backend {backend!r} has max_batch_size {init['max_batch_size']}, but what it runs takes one "
@@ -31,6 +33,13 @@ def load_target(init: dict[str, Any]) -> Target:
     if args or kwargs:
         raise ValueError(f"backend {backend!r} is a function: it takes no init arguments")
     return Target(backend, func_or_class, func_or_class)
+
+
+def _name_of(found: Any, source: dict[str, Any]) -> str:
+    """How errors name what was loaded: with its file, where it has one."""
+    if source["kind"] == "file":
+        return f"{source['path']}: {source['object']}"
+    return str(getattr(found, "__qualname__", type(found).__name__))
 
 
 def _prepare(init: dict[str, Any]) -> None:

@@ -262,6 +262,75 @@ class TestLoading:
         assert server.failed["type"] == "ValueError"
         assert "accept_batch" in server.failed["message"]
 
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("model = 5", "{path}: model is of type int; a backend is a function or a class"),
+            ("import json as model", "{path}: model is of type module; a backend is"),
+            (
+                "class model: pass",
+                "{path}: model is a class without a method that a query could be given to: define",
+            ),
+            (
+                "class model:\n def _f(self): pass\n x = property(print)",
+                "{path}: model is a class without a method that a query could be given to: define",
+            ),
+            ("@accept_batch\ndef model(): return []", "{path}: model() is marked with @serve.accept_batch"),
+            (
+                "class model:\n @accept_batch\n def __call__(self): return []",
+                "as in (self, requests), or a list for each keyword, as in (self, *, number)",
+            ),
+            ("@accept_batch\nclass model:\n def __call__(self): return []", "as in (self, requests), or"),
+            (
+                "class model:\n @accept_batch\n def other(self): return []",
+                "{path}: model.other() is marked with",
+            ),
+            (
+                "class model:\n @staticmethod\n @accept_batch\n def other(): return []",
+                "it takes a list of requests, as in (requests), or",
+            ),
+        ],
+    )
+    def test_what_no_query_can_be_given_to(self, worker, tmp_path, text, message):
+        path = tmp_path / "app.py"
+        path.write_text(f"from shoal.serve import accept_batch\n{text}")
+        server = worker(source={"kind": "file", "path": str(path), "object": "model"}, max_batch_size=4)
+        assert server.failed["type"] == "TypeError"
+        assert message.format(path=path) in server.failed["message"]
+
+    def test_what_was_deployed_from_python_is_named_without_a_file(self, worker):
+        class Empty:
+            pass
+
+        assert "Empty is a class without a method" in worker(Empty).failed["message"]
+
+    def test_a_class_without_call_answers_queries_that_name_a_method(self, worker):
+        class Model:
+            def double(self, request, *, n=0):
+                return 2 * n
+
+            def _hidden(self, request):
+                raise AssertionError
+
+        server = worker(Model)
+        assert server.ready["source"] == "class"
+        assert server.api({"n": 4}, method="double") == [8]
+        with pytest.raises(
+            RemoteError, match="no method '__call__'; a query may name one of double"
+        ) as caught:
+            server.web("/")
+        assert caught.value.error["status"] == 400
+
+    def test_a_batched_function_of_keywords_alone_is_one(self, worker):
+        @serve.accept_batch
+        def model(*, n):
+            return n
+
+        assert worker(model).api({"n": 4}, {"n": 5}) == [4, 5]
+
+    def test_a_function_without_parameters_that_takes_single_queries_is_one(self, worker):
+        assert worker(lambda: 3).web("/", "/") == [3, 3]
+
     def test_another_protocol(self, worker):
         assert "protocol 1" in worker(lambda request: 1, protocol=1).failed["message"]
 
