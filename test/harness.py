@@ -264,8 +264,11 @@ class Process:
 
     @property
     def status(self) -> int | None:
-        """The exit status; None while the process runs."""
-        return self._process.poll()
+        """The exit status, once the process has ended and its output is read; None before."""
+        status = self._process.poll()
+        if status is not None:
+            self._read_on()
+        return status
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process itself."""
@@ -274,9 +277,13 @@ class Process:
     def wait(self, patience: float = 60.0) -> int:
         """The exit status, once the process has ended and its output is read."""
         status = self._process.wait(patience)
+        self._read_on()
+        return status
+
+    def _read_on(self) -> None:
+        """Read what is left of the output; whoever inherited it may hold it open."""
         for reader in self._readers:
             reader.join(PATIENCE)
-        return status
 
     @property
     def output(self) -> str:
