@@ -3,7 +3,9 @@ package admin
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"net"
+	"os"
 	"time"
 
 	"github.com/shoalserve/shoal/internal/serving"
@@ -25,6 +27,10 @@ const (
 	// loose is the size from which a payload is sent from where it is and not
 	// copied.
 	loose = 32 << 10
+	// linkTimeout is how long a client may take none of its answers, or less than
+	// writeChunk of them. It is longer than that of calls: a link that is closed
+	// fails all that its client waits for.
+	linkTimeout = time.Minute
 	// keptOutbox is the most memory that an outbox keeps for the next burst.
 	keptOutbox = 1 << 20
 )
@@ -149,16 +155,42 @@ func (o *outbox) wrote(b *burst) {
 	*b = burst{}
 }
 
+// writeTo writes the burst. Its client must take each writeChunk of it within
+// linkTimeout: slow is allowed, stuck is not.
 func (b *burst) writeTo(conn net.Conn) error {
-	if len(b.pieces) == 0 {
+	if len(b.pieces) == 0 && len(b.tail) <= writeChunk {
+		_ = conn.SetWriteDeadline(time.Now().Add(linkTimeout)) // a connection that is gone is seen when it is written to
 		_, err := conn.Write(b.tail)
 		return err
 	}
+	rest := b.pieces
 	if len(b.tail) > 0 {
-		b.pieces = append(b.pieces, b.tail)
+		rest = append(rest, b.tail)
 	}
-	_, err := b.pieces.WriteTo(conn)
-	return err
+	for len(rest) > 0 {
+		part := cutChunk(&rest)
+		_ = conn.SetWriteDeadline(time.Now().Add(linkTimeout))
+		if _, err := part.WriteTo(conn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cutChunk cuts writeChunk bytes off, or all if there are fewer.
+func cutChunk(rest *net.Buffers) (part net.Buffers) {
+	for room := writeChunk; room > 0 && len(*rest) > 0; {
+		first := (*rest)[0]
+		n := min(room, len(first))
+		part = append(part, first[:n])
+		if room -= n; n < len(first) {
+			(*rest)[0] = first[n:]
+			return part
+		}
+		(*rest)[0] = nil
+		*rest = (*rest)[1:]
+	}
+	return part
 }
 
 // write sends what the outbox holds until the link ends.
@@ -168,7 +200,7 @@ func (l *link) write() {
 		more, finished := l.takeBurst(&b)
 		for ; more; more, finished = l.takeBurst(&b) {
 			if err := b.writeTo(l.conn); err != nil {
-				l.log.Debug("writing to a link failed", "client", l.conn.RemoteAddr(), "error", err)
+				l.logStuck(err)
 				l.cut()
 				return
 			}
@@ -179,6 +211,15 @@ func (l *link) write() {
 			return
 		}
 	}
+}
+
+// logStuck says why a link is cut that could not be written to.
+func (l *link) logStuck(err error) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		l.log.Warn("link closed: the client takes no answers", "client", l.conn.RemoteAddr(), "caller", l.who, "after", linkTimeout)
+		return
+	}
+	l.log.Debug("writing to a link failed", "client", l.conn.RemoteAddr(), "error", err)
 }
 
 func (l *link) takeBurst(b *burst) (more, finished bool) {
