@@ -168,3 +168,87 @@ func TestWrongFiles(t *testing.T) {
 		}
 	}
 }
+
+// A ticket does not outlive those who vouch for its certificate.
+func TestAClientWhoseCAWasReplacedDoesNotResume(t *testing.T) {
+	for _, version := range []string{"1.2", "1.3"} {
+		t.Run(version, func(t *testing.T) {
+			dir := t.TempDir()
+			at := func(name string) string { return filepath.Join(dir, name) }
+			pair(t, at("cert"), at("key"), "server")
+			pair(t, at("client"), at("client.key"), "client")
+			write(t, at("ca"), read(t, at("client")))
+			s, err := Open(Files{Cert: at("cert"), Key: at("key"), ClientCA: at("ca")}, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			now := time.Now()
+			s.now = func() time.Time { return now }
+			client, err := Client(at("cert"), at("client"), at("client.key"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			client.ServerName, client.ClientSessionCache = "localhost", tls.NewLRUClientSessionCache(1)
+			if version == "1.2" {
+				client.MaxVersion = tls.VersionTLS12
+			}
+			server := s.Config("h2") // one for all connections, as a listener has it
+			if resumed, err := converse(t, server, client); resumed || err != nil {
+				t.Fatalf("the first connection: resumed %v, %v", resumed, err)
+			}
+			if resumed, err := converse(t, server, client); !resumed || err != nil {
+				t.Fatalf("the second: resumed %v, %v", resumed, err)
+			}
+			pair(t, at("other"), at("other.key"), "other")
+			write(t, at("ca"), read(t, at("other")))
+			now = now.Add(lookPause)
+			if err := os.Chtimes(at("ca"), now, now); err != nil { // files' times may be coarse
+				t.Fatal(err)
+			}
+			if resumed, err := converse(t, server, client); err == nil {
+				t.Errorf("with another CA: resumed %v, no error", resumed)
+			}
+		})
+	}
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// converse makes a connection on which the server says a word, with which its tickets come.
+// It returns whether it was resumed, and the server's error.
+func converse(t *testing.T, server, client *tls.Config) (resumed bool, serverErr error) {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0") // unlike a pipe it keeps what is not read yet
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	done := make(chan error, 1)
+	go func() {
+		a, err := listener.Accept()
+		if err != nil {
+			done <- err
+			return
+		}
+		defer a.Close()
+		s := tls.Server(a, server)
+		_, err = s.Write([]byte("x"))
+		resumed = s.ConnectionState().DidResume
+		done <- err
+	}()
+	b, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	_, _ = tls.Client(b, client).Read(make([]byte, 1)) // the server's error is the one that counts
+	err = <-done
+	return resumed, err
+}
