@@ -51,13 +51,16 @@ type secured struct {
 	config *tls.Config
 }
 
-// counted returns a listener with no more connections than the front takes. Unix
-// sockets are their owner's, who may have as many as he likes.
+// counts reports whether a listener's connections are counted. Unix sockets are their
+// owner's, who may have as many as he likes.
+func counts(l net.Listener) bool { return l.Addr().Network() != "unix" }
+
+// counted returns a listener with no more connections than the front takes.
 func (f *Front) counted(l net.Listener) net.Listener {
 	if s, ok := l.(secured); ok {
 		return tls.NewListener(f.connections.Listen(s.plain), s.config)
 	}
-	if l.Addr().Network() == "unix" {
+	if !counts(l) {
 		return l
 	}
 	return f.connections.Listen(l)

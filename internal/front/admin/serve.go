@@ -34,6 +34,9 @@ func (f *Front) Serve(ctx context.Context, l net.Listener) error {
 		ConnContext: withPeer,
 		ErrorLog:    slog.NewLogLogger(f.opts.Logger.Handler(), slog.LevelWarn),
 	}
+	if counts(l) {
+		server.ConnState = f.connections.State
+	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(f.counted(l)) }()
 	select {

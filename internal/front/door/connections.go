@@ -1,9 +1,12 @@
 package door
 
 import (
+	"container/list"
+	"crypto/tls"
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,17 +14,25 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Connections bounds the connections of a front. Those that are too many are told
-// so and closed: if they had to wait to be accepted, whoever holds all the others
-// open would hold them up, too.
+// Connections bounds the connections of a front. Once there are as many as there may
+// be, those that wait for a request make room for new ones, the one that has waited
+// longest first, as in nginx: strangers cannot hold all places by doing nothing. Where
+// none waits, those that are too many are told so and closed: if they had to wait to
+// be accepted, whoever holds all the others open would hold them up, too.
 type Connections struct {
 	limit int64
 	open  atomic.Int64
 	say   []byte // to those that are too many
 	log   *slog.Logger
 
-	logged  rate.Sometimes
-	refused func()
+	turned   rate.Sometimes // bounds the log, as madeRoom does
+	madeRoom rate.Sometimes
+	refused  func()
+
+	mu      sync.Mutex
+	idle    list.List                  // of net.Conn that wait for a request, the one that waits longest first
+	places  map[net.Conn]*list.Element // in idle
+	tryRoom time.Time                  // when it may be looked for those that wait again
 
 	telling chan struct{} // has room for those who are being told
 	told    sync.WaitGroup
@@ -33,32 +44,104 @@ const (
 	// rest is just closed.
 	tellAtOnce = 64
 	tellFor    = 200 * time.Millisecond
-	// logEvery is how often the log says that connections are turned away.
+	// looksEvery is how often it is looked for connections that wait, if there was none
+	// before: to look takes time, of which whoever opens many must not get much.
+	looksEvery = 50 * time.Millisecond
+	// logEvery is how often the log says that connections are turned away, or closed.
 	logEvery = 10 * time.Second
 )
 
 // NewConnections returns a bound. Those that are too many are told what say holds, if
-// anything;
-// refused is called for each of them.
+// anything; refused is called for each of them.
 func NewConnections(limit int64, say []byte, refused func(), log *slog.Logger) *Connections {
-	return &Connections{limit: limit, say: say, refused: refused, log: log, logged: rate.Sometimes{Interval: logEvery}, telling: make(chan struct{}, tellAtOnce)}
+	return &Connections{
+		limit: limit, say: say, refused: refused, log: log, turned: rate.Sometimes{Interval: logEvery}, madeRoom: rate.Sometimes{Interval: logEvery},
+		places: make(map[net.Conn]*list.Element), telling: make(chan struct{}, tellAtOnce),
+	}
 }
 
 // Open is how many connections are open.
 func (c *Connections) Open() int64 { return c.open.Load() }
 
-// Enter counts a connection, or turns it away and reports false.
-func (c *Connections) Enter(conn net.Conn) bool {
+// Enter counts a connection, or turns it away and reports false. shed, which may be
+// nil, closes one that waits for a request and that State does not know of; it
+// reports false if there is none.
+func (c *Connections) Enter(conn net.Conn, shed func() bool) bool {
+	if c.take() || (c.makeRoom(shed) && c.take()) {
+		return true
+	}
+	c.refused()
+	c.turned.Do(func() {
+		c.log.Warn("connections are turned away: as many are open as max_connections allows, and none of them is idle", "max_connections", c.limit)
+	})
+	c.turnAway(conn)
+	return false
+}
+
+func (c *Connections) take() bool {
 	if c.open.Add(1) <= c.limit {
 		return true
 	}
 	c.open.Add(-1)
-	c.refused()
-	c.logged.Do(func() {
-		c.log.Warn("connections are turned away: as many are open as max_connections allows", "max_connections", c.limit)
-	})
-	c.turnAway(conn)
 	return false
+}
+
+// makeRoom closes connections that wait for a request, and reports whether there were any.
+func (c *Connections) makeRoom(shed func() bool) (made bool) {
+	c.mu.Lock()
+	early := time.Now().Before(c.tryRoom)
+	c.mu.Unlock()
+	if early {
+		return false
+	}
+	made = c.closeIdlest()
+	if shed != nil && shed() { // also then: nobody can say which of the two has waited longer
+		made = true
+	}
+	if !made {
+		c.mu.Lock()
+		c.tryRoom = time.Now().Add(looksEvery)
+		c.mu.Unlock()
+		return false
+	}
+	c.madeRoom.Do(func() {
+		c.log.Warn("idle connections are closed for others: as many are open as max_connections allows", "max_connections", c.limit)
+	})
+	return true
+}
+
+// closeIdlest closes the connection that State has known to wait for longest.
+func (c *Connections) closeIdlest() bool {
+	c.mu.Lock()
+	first := c.idle.Front()
+	var conn net.Conn
+	if first != nil {
+		conn = c.idle.Remove(first).(net.Conn)
+		delete(c.places, conn)
+	}
+	c.mu.Unlock()
+	if conn == nil {
+		return false
+	}
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn() // whose client might keep a goodbye waiting
+	}
+	_ = conn.Close()
+	return true
+}
+
+// State notes which connections of a server wait for a request. It is the server's ConnState.
+func (c *Connections) State(conn net.Conn, state http.ConnState) {
+	waits := state == http.StateNew || state == http.StateIdle
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if place := c.places[conn]; place != nil {
+		c.idle.Remove(place)
+		delete(c.places, conn)
+	}
+	if waits {
+		c.places[conn] = c.idle.PushBack(conn)
+	}
 }
 
 // Leave counts a connection less.
@@ -107,7 +190,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if l.connections.Enter(conn) {
+		if l.connections.Enter(conn, nil) {
 			return l.connections.Counted(conn), nil
 		}
 	}

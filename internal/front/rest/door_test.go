@@ -1,9 +1,12 @@
 package rest
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"testing"
@@ -85,16 +88,14 @@ func TestNoBodyStaysCounted(t *testing.T) {
 }
 
 func TestConnectionsThatAreTooMany(t *testing.T) {
-	s := serve(t, Options{MaxConnections: 3}, answering("m", text("x")))
+	b := newFake("m", nil)
+	s := serve(t, Options{MaxConnections: 3}, b)
 	conns := make([]net.Conn, 3)
 	for i := range conns {
-		conn, from := s.dial()
-		conns[i] = conn
+		conns[i], _ = s.dial()
 		// The last one is net/http's by now.
-		s.write(conn, "GET /m HTTP/1.1\r\nHost: h\r\n"+map[bool]string{true: "Expect: 100-continue\r\n"}[i == 2]+"\r\n")
-		if got := s.read(from); got.StatusCode != 200 {
-			t.Fatalf("connection %d: %d %s", i, got.StatusCode, got.body)
-		}
+		s.write(conns[i], "GET /m HTTP/1.1\r\nHost: h\r\n"+map[bool]string{true: "Expect: 100-continue\r\n"}[i == 2]+"\r\n")
+		next(t, "the query", b.held)
 	}
 	_, from := s.dial()
 	got := s.read(from)
@@ -119,10 +120,11 @@ func TestConnectionsThatAreTooMany(t *testing.T) {
 
 // A storm of connections that nobody has a place for leaves nothing behind.
 func TestManyConnectionsThatAreTooMany(t *testing.T) {
-	s := serve(t, Options{MaxConnections: 1}, answering("m", text("x")))
+	b := newFake("m", nil)
+	s := serve(t, Options{MaxConnections: 1}, b)
 	conn, from := s.dial()
 	s.write(conn, "GET /m HTTP/1.1\r\nHost: h\r\n\r\n")
-	s.read(from)
+	call := next(t, "the query", b.held)
 	for range 300 {
 		late, err := net.Dial("tcp", s.addr) //nolint:noctx // it is local
 		if err != nil {
@@ -131,11 +133,84 @@ func TestManyConnectionsThatAreTooMany(t *testing.T) {
 		_, _ = io.WriteString(late, "GET /m HTTP/1.1\r\nHost: h\r\n\r\n")
 		defer late.Close()
 	}
-	s.write(conn, "GET /m HTTP/1.1\r\nHost: h\r\n\r\n")
+	if err := b.respond(call, text("x")); err != nil {
+		t.Fatal(err)
+	}
 	if got := s.read(from); got.body != "x" {
 		t.Errorf("who was there before gets %q", got.body)
 	}
 	if runtime.GOOS == "linux" && s.connections.Open() != 1 {
 		t.Errorf("%d connections are open", s.connections.Open())
+	}
+}
+
+// Whoever holds connections and does nothing with them keeps nobody out, whatever they
+// were used for before.
+func TestIdleConnectionsMakeRoom(t *testing.T) {
+	const get = "GET /m HTTP/1.1\r\nHost: h\r\n"
+	for name, hold := range map[string]func(*server){
+		"never used": func(s *server) { s.dial() },
+		"used": func(s *server) {
+			conn, from := s.dial()
+			s.write(conn, get+"\r\n")
+			s.read(from)
+		},
+		"used by net/http": func(s *server) {
+			conn, from := s.dial()
+			s.write(conn, get+"Expect: 100-continue\r\n\r\n")
+			s.read(from)
+		},
+		"of HTTP/2": func(s *server) { s.dialHTTP2() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			busy := newFake("busy", nil)
+			s := serve(t, Options{MaxConnections: 3}, answering("m", text("x")), busy)
+			conn, from := s.dial()
+			s.write(conn, "GET /busy HTTP/1.1\r\nHost: h\r\n\r\n")
+			call := next(t, "the query", busy.held)
+			for range 2 {
+				hold(s)
+			}
+			for range 10 {
+				// Who was told 503 comes again: the server may not know yet that an answer has arrived.
+				until(t, "another gets in", func() bool {
+					conn, from := s.dial()
+					_, _ = io.WriteString(conn, get+"\r\n") // it may be closed already, with an answer
+					got, err := http.ReadResponse(from, nil)
+					return err == nil && got.StatusCode == 200
+				})
+			}
+			if err := busy.respond(call, text("at last")); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.read(from); got.body != "at last" {
+				t.Errorf("the one that was busy gets %q", got.body)
+			}
+			if logged := s.log.String(); !strings.Contains(logged, "idle connections are closed for others") {
+				t.Errorf("the log is silent: %s", logged)
+			}
+		})
+	}
+}
+
+// Nor over TLS, before or after the handshake.
+func TestIdleConnectionsMakeRoomOverTLS(t *testing.T) {
+	model := httptest.NewUnstartedServer(nil) // only for its certificate
+	model.StartTLS()
+	defer model.Close()
+	s := serve(t, Options{MaxConnections: 2, TLS: &tls.Config{Certificates: model.TLS.Certificates, MinVersion: tls.VersionTLS12}}, answering("m", text("x")))
+	s.dial()
+	for range 5 {
+		until(t, "another gets in", func() bool {
+			conn, from := s.dial()
+			secure := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // it is local
+			if secure.Handshake() != nil {
+				return false
+			}
+			from.Reset(secure)
+			_, _ = io.WriteString(secure, "GET /m HTTP/1.1\r\nHost: h\r\n\r\n") // it may be closed already
+			got, err := http.ReadResponse(from, nil)
+			return err == nil && got.StatusCode == 200
+		})
 	}
 }

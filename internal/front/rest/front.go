@@ -54,7 +54,8 @@ type Options struct {
 	// MaxInflightBytes bounds the memory of all bodies that are still arriving.
 	// Default 1 GiB.
 	MaxInflightBytes int64
-	// MaxConnections bounds the connections that are open. Default 10,000.
+	// MaxConnections bounds the connections that are open; when there are as many, idle
+	// ones make room for others. Default 10,000.
 	MaxConnections int
 }
 
@@ -164,7 +165,8 @@ func (f *Front) server() *http.Server {
 	return &http.Server{
 		Handler: http.HandlerFunc(f.servePaced), TLSConfig: f.opts.TLS, Protocols: protocols, MaxHeaderBytes: f.opts.MaxHeaderBytes,
 		HTTP2: http2Limits(f.opts), ReadHeaderTimeout: f.opts.ReadHeaderTimeout, ReadTimeout: f.opts.ReadTimeout, IdleTimeout: f.opts.IdleTimeout,
-		ErrorLog: slog.NewLogLogger(f.opts.Logger.Handler(), slog.LevelWarn),
+		ConnState: f.connections.State,
+		ErrorLog:  slog.NewLogLogger(f.opts.Logger.Handler(), slog.LevelWarn),
 	}
 }
 

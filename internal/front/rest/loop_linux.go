@@ -321,6 +321,54 @@ func (l *loop) dismiss(c *conn) {
 	}
 }
 
+// shed ends the connection that has waited longest for a request, and reports whether
+// there was one.
+func (l *loop) shed() bool {
+	var idlest *conn
+	first := int64(0)
+	for _, c := range l.conns {
+		if c == nil {
+			continue
+		}
+		if since, waits := l.waits(c); waits && (idlest == nil || since < first) {
+			idlest, first = c, since
+		}
+	}
+	if idlest == nil {
+		return false
+	}
+	l.dropIdle(idlest)
+	return idlest.phase == gone
+}
+
+// waits reports whether a connection waits for a request, and since when. Of its last
+// answer the loop may not have heard: nobody tells it before there is something to do.
+func (l *loop) waits(c *conn) (since int64, waits bool) {
+	switch {
+	case c.phase == asking && c.flight.state.Load()&^again == landed:
+		return max(c.flight.ended, c.since), true
+	case c.phase == resting && c.used:
+		return c.limit - int64(l.front.opts.IdleTimeout), true
+	case c.phase == resting:
+		return c.limit - int64(l.front.opts.ReadHeaderTimeout), true
+	}
+	return 0, false
+}
+
+// dropIdle ends a connection that waits, unless its request has just come.
+func (l *loop) dropIdle(c *conn) {
+	defer l.recovered(c)
+	if c.phase == asking {
+		l.landed(c)
+	}
+	if c.phase == resting {
+		l.read(c)
+	}
+	if c.phase == resting {
+		l.end(c)
+	}
+}
+
 // abort ends every connection, whatever it is at.
 func (l *loop) abort() {
 	l.ending, l.aborted, l.now = true, true, time.Now()

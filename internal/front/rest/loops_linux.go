@@ -70,7 +70,7 @@ func (s *loops) serve() error {
 	for next := 0; ; next++ {
 		conn, err := s.listener.Accept()
 		if err == nil {
-			if pause = 0; s.front.connections.Enter(conn) {
+			if pause = 0; s.front.connections.Enter(conn, s.shed) {
 				s.welcome(conn, s.all[next%len(s.all)])
 			}
 			continue
@@ -83,6 +83,30 @@ func (s *loops) serve() error {
 		s.front.opts.Logger.Warn("accepting a connection failed and is tried again", "error", err, "pause", pause)
 		time.Sleep(pause)
 	}
+}
+
+// shedPatience bounds the wait for a loop, which has its connections to serve as well.
+const shedPatience = 100 * time.Millisecond
+
+// shed has a loop close the connection that has waited longest for a request, and
+// reports whether there was one.
+func (s *loops) shed() bool {
+	found := make(chan bool, len(s.all))
+	late := time.After(shedPatience)
+	for _, l := range s.all {
+		l.order(func() { found <- l.shed() })
+		select {
+		case did := <-found:
+			if did {
+				return true
+			}
+		case <-s.ended:
+			return false
+		case <-late:
+			return false
+		}
+	}
+	return false
 }
 
 // welcome gives a connection to a loop.
