@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
+	"time"
 
 	"github.com/shoalserve/shoal/internal/front/rest"
 	"github.com/shoalserve/shoal/internal/serving"
@@ -29,6 +31,11 @@ type Options struct {
 	// TLS, of OpenTLS, is the certificate of ListenAndServe and Serve; without one (nil)
 	// they are plain.
 	TLS *TLS
+	// ShutdownDelay is how long ListenAndServe and Serve go on as they did once their
+	// context has ended, except that /readyz says that the server is not ready: load
+	// balancers that notice late still get their answers. Close ends it. Default 0: new
+	// queries are refused at once.
+	ShutdownDelay time.Duration
 }
 
 // App holds backends and endpoints and serves them, over HTTP and to handles.
@@ -39,6 +46,10 @@ type App struct {
 	metrics  *telemetry.Metrics
 	front    *rest.Front
 	log      *slog.Logger
+	prober   *serving.Prober
+	delay    time.Duration   // Options.ShutdownDelay
+	closing  context.Context // ends with Close
+	close    context.CancelFunc
 }
 
 // New returns an App with nothing deployed. Close it when done. It panics for an Auth or
@@ -54,10 +65,11 @@ func New(opts Options) *App {
 	metrics.Watch(registry)
 	limits := rest.Options{
 		Logger: log, Metrics: metrics, MaxBodyBytes: opts.MaxBodyBytes, MaxInflightBytes: opts.MaxInflightBytes,
-		MaxConnections: opts.MaxConnections, Auth: opts.Auth.authenticator(), TLS: opts.TLS.config(),
+		MaxConnections: opts.MaxConnections, Auth: opts.Auth.authenticator(), TLS: opts.TLS.config(), Prober: serving.NewProber(registry),
 	}
-	front := rest.New(registry, limits)
-	return &App{registry: registry, metrics: metrics, front: front, log: log}
+	app := &App{registry: registry, metrics: metrics, front: rest.New(registry, limits), log: log, prober: limits.Prober, delay: opts.ShutdownDelay}
+	app.closing, app.close = context.WithCancel(context.Background())
+	return app
 }
 
 // CreateBackend starts a model's replicas under a name and returns when they
@@ -208,7 +220,8 @@ func (a *App) ShadowTraffic(endpoint, backend string, proportion float64) error 
 func (a *App) Handler() http.Handler { return a.front.Handler() }
 
 // ListenAndServe serves HTTP/1.1 and HTTP/2, with Options.TLS or in the clear, on an
-// address until ctx ends; then it refuses new queries, finishes the accepted ones and returns nil.
+// address until ctx ends, and for Options.ShutdownDelay after it; then it refuses new
+// queries, finishes the accepted ones and returns nil.
 func (a *App) ListenAndServe(ctx context.Context, address string) error {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
@@ -219,9 +232,37 @@ func (a *App) ListenAndServe(ctx context.Context, address string) error {
 
 // Serve is ListenAndServe on a listener, which it closes.
 func (a *App) Serve(ctx context.Context, listener net.Listener) error {
-	return a.front.Serve(ctx, listener)
+	if a.delay <= 0 {
+		return a.front.Serve(ctx, listener)
+	}
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var lingering sync.WaitGroup
+	defer lingering.Wait()
+	defer stop()
+	lingering.Go(func() {
+		defer stop()
+		a.linger(running, ctx)
+	})
+	return a.front.Serve(running, listener)
+}
+
+// linger returns when no new queries are to be taken any more: ShutdownDelay after asked
+// has ended, or when running has, or the App is closed.
+func (a *App) linger(running, asked context.Context) {
+	select {
+	case <-asked.Done():
+	case <-running.Done():
+		return
+	}
+	until, cancel := context.WithCancel(running)
+	defer cancel()
+	defer context.AfterFunc(a.closing, cancel)()
+	a.prober.Linger(until, a.delay, a.log)
 }
 
 // Close refuses new queries, finishes the accepted ones and stops every
 // replica. When ctx ends first, what is left fails.
-func (a *App) Close(ctx context.Context) error { return a.registry.Close(ctx) }
+func (a *App) Close(ctx context.Context) error {
+	a.close()
+	return a.registry.Close(ctx)
+}

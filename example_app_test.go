@@ -7,7 +7,10 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/signal"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/shoalserve/shoal"
@@ -39,6 +42,18 @@ func ExampleApp_Handler() {
 	defer app.Close(ctx)
 	fmt.Println(get(app, "/adder?number=41"))
 	// Output: 42
+}
+
+// A program that serves until it is interrupted. Load balancers learn that it is about to
+// stop before it refuses anything.
+func ExampleApp_ListenAndServe() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	app := shoal.New(shoal.Options{ShutdownDelay: 15 * time.Second})
+	must(app.CreateBackend(ctx, "m", constant("hello"), shoal.Config{}))
+	must(app.CreateEndpoint("m", shoal.Endpoint{Backend: "m", Route: "/m"}))
+	must(app.ListenAndServe(ctx, "127.0.0.1:8000"))
+	must(app.Close(context.Background()))
 }
 
 // A new version goes live behind the same endpoint by a change of traffic.

@@ -101,7 +101,7 @@ func (f *failure) next(l batch.Limits) *piece {
 		}
 		p := f.pieces[0]
 		f.pieces = f.pieces[1:]
-		if len(p.asks) == 1 || !p.blamed && cost(p.asks) <= l.MaxBatchSize && !(l.IsolateCallers && differ(p.asks)) {
+		if len(p.asks) == 1 || !p.blamed && cost(p.asks) <= l.MaxBatchSize && (!l.IsolateCallers || !differ(p.asks)) {
 			return p
 		}
 		f.split(p.asks)
@@ -1341,13 +1341,13 @@ func show(starts []start) (out string) {
 
 // sameError reports whether got is the sentinel that is wanted, or of its type.
 func sameError(got, want error) bool {
-	switch want.(type) {
+	switch want := want.(type) {
 	case *batch.TooLargeError:
 		_, ok := errors.AsType[*batch.TooLargeError](got)
 		return ok
 	case *batch.OverloadError:
 		overload, ok := errors.AsType[*batch.OverloadError](got)
-		return ok && overload.Reason == want.(*batch.OverloadError).Reason && errors.Is(got, batch.ErrQueueFull)
+		return ok && overload.Reason == want.Reason && errors.Is(got, batch.ErrQueueFull)
 	case *batch.LostError:
 		_, ok := errors.AsType[*batch.LostError](got)
 		return ok

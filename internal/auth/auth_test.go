@@ -63,7 +63,7 @@ func TestAKeyIsKnownByItsDigest(t *testing.T) {
 	}}, Options{})
 	for header, want := range map[string]string{
 		"Bearer " + key: "alice", "bearer  " + key + " ": "alice", "Bearer " + other: "ci",
-		"Bearer " + key + "x": "invalid", "Bearer " + key[:len(key)-1]: "invalid", "Bearer ": "invalid", "Bearer": "invalid",
+		"Bearer " + key + "x": "invalid", "Bearer " + key[:len(key)-1]: "invalid", "Bearer" + " ": "invalid", "Bearer": "invalid",
 		"Basic " + key: "invalid", key: "invalid", "": "invalid", "Bearer " + sha: "invalid",
 	} {
 		who, err := a.Request(request(header))

@@ -105,7 +105,10 @@ func newIssuer(ctx context.Context, c Issuer, opts Options) (*issuer, error) {
 	i := &issuer{Issuer: c, ctx: ctx, log: opts.Logger, client: opts.Client}
 	i.parser = jwt.NewParser(jwt.WithValidMethods(c.Algorithms), jwt.WithIssuer(c.Issuer), jwt.WithAudience(c.Audience),
 		jwt.WithExpirationRequired(), jwt.WithLeeway(leeway), jwt.WithTimeFunc(opts.Now))
-	return i, i.open()
+	if err := i.open(); err != nil {
+		return nil, err
+	}
+	return i, nil
 }
 
 // open finds the keys. Those that are elsewhere are looked for again later, so that

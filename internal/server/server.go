@@ -261,19 +261,14 @@ func (s *Server) linger(running, asked context.Context) {
 	case <-running.Done():
 		return
 	}
-	sought := !s.prober.Held() // else it was never ready, and no load balancer sends it anything
-	s.prober.Hold("the server is about to stop")
-	if s.opts.ShutdownDelay <= 0 || !sought {
-		return
+	delay := s.opts.ShutdownDelay
+	if s.prober.Held() { // it was never ready, and no load balancer sends it anything
+		delay = 0
 	}
-	s.opts.Logger.Info("not ready any more; new queries are still taken for a while", "shutdown_delay", s.opts.ShutdownDelay)
-	delay := time.NewTimer(s.opts.ShutdownDelay)
-	defer delay.Stop()
-	select {
-	case <-delay.C:
-	case <-s.hurried.Done():
-	case <-running.Done():
-	}
+	until, cancel := context.WithCancel(running)
+	defer cancel()
+	defer context.AfterFunc(s.hurried, cancel)()
+	s.prober.Linger(until, delay, s.opts.Logger)
 }
 
 // Hasten ends the rest of a ShutdownDelay, and reports whether there was one to

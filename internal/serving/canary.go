@@ -508,10 +508,10 @@ func (c *canary) status() CanaryStatus {
 		Backend: c.spec.Backend, State: c.state, Step: min(c.step+1, len(c.spec.Steps)), Steps: len(c.spec.Steps), Reason: c.reason,
 		Baseline: c.watch.arms[0].tally().status(), Canary: c.watch.arms[1].tally().status(),
 	}
-	switch {
-	case c.state == CanaryPromoted:
+	switch c.state {
+	case CanaryPromoted:
 		s.Weight = 1
-	case c.state == CanaryShifting:
+	case CanaryShifting:
 		s.Weight = c.spec.Steps[c.step]
 	}
 	if c.comparison != nil {

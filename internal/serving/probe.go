@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -72,6 +74,23 @@ func (p *Prober) held() string {
 		return ""
 	}
 	return p.holding[len(p.holding)-1] // the last word
+}
+
+// Linger makes Ready say from now on that the server is about to stop, and returns when
+// new queries are to be refused: after the delay, or when ctx ends. So long, load
+// balancers that have not asked yet get their answers.
+func (p *Prober) Linger(ctx context.Context, delay time.Duration, log *slog.Logger) {
+	p.Hold("the server is about to stop")
+	if delay <= 0 {
+		return
+	}
+	log.Info("not ready any more; new queries are still taken for a while", "shutdown_delay", delay)
+	over := time.NewTimer(delay)
+	defer over.Stop()
+	select {
+	case <-over.C:
+	case <-ctx.Done():
+	}
 }
 
 // Ready returns nil when every backend that gets traffic has a ready replica

@@ -2,7 +2,11 @@ package serving_test
 
 import (
 	"context"
+	"log/slog"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/shoalserve/shoal/batch"
 	"github.com/shoalserve/shoal/internal/runtime/gofunc"
@@ -56,4 +60,32 @@ func seesRequests(ctx context.Context, asked chan<- string) (serving.Backend, er
 		Encode: func(*serving.Call, string) (serving.Response, error) { return serving.Response{}, nil },
 	}
 	return serving.NewTypedPool(ctx, "m", serving.Model[string, string]{Kind: "go", Runtime: runtime}, codec, serving.Config{}, serving.Deps{})
+}
+
+func TestWhoLingersIsNotReadyAndGoesOnForTheDelay(t *testing.T) {
+	for name, c := range map[string]struct{ delay, ends, want time.Duration }{
+		"the delay is over": {time.Minute, time.Hour, time.Minute},
+		"it is ended":       {time.Hour, time.Minute, time.Minute},
+		"there is none":     {0, time.Minute, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := serving.NewProber(newRegistry(t))
+				ctx, cancel := context.WithTimeout(t.Context(), c.ends)
+				defer cancel()
+				began, over := time.Now(), make(chan time.Duration, 1)
+				go func() {
+					p.Linger(ctx, c.delay, slog.New(slog.DiscardHandler))
+					over <- time.Since(began)
+				}()
+				synctest.Wait()
+				if err := p.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "about to stop") {
+					t.Errorf("who is about to stop says %v", err)
+				}
+				if got := <-over; got != c.want {
+					t.Errorf("it went on for %v, want %v", got, c.want)
+				}
+			})
+		})
+	}
 }

@@ -22,7 +22,7 @@ func TestADenialDoesNotWaitForTheBody(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer conn.Close()
+			t.Cleanup(func() { _ = conn.Close() })
 			_ = conn.SetDeadline(time.Now().Add(patience))
 			if _, err := io.WriteString(conn, "POST /v1/artifacts HTTP/1.1\r\nHost: x\r\n"+header+body); err != nil {
 				t.Fatal(err)

@@ -1,6 +1,8 @@
 package rest
 
 import (
+	"slices"
+
 	"github.com/shoalserve/shoal/internal/auth"
 	"github.com/shoalserve/shoal/internal/serving"
 )
@@ -24,12 +26,9 @@ func (l *loop) admit(e *serving.Endpoint) bool {
 
 // identify puts the caller's name in the place of the credential.
 func (h *head) identify(name string) {
-	kept := h.fields[:0]
-	for _, f := range h.fields {
-		if !isName(f.name, "authorization") && !isName(f.name, "shoal-caller") {
-			kept = append(kept, f)
-		}
-	}
+	h.fields = slices.DeleteFunc(h.fields, func(f field) bool {
+		return isName(f.name, "authorization") || isName(f.name, "shoal-caller")
+	})
 	h.caller = []byte(name)
-	h.fields = append(kept, field{[]byte(callerHeader), h.caller})
+	h.fields = append(h.fields, field{[]byte(callerHeader), h.caller})
 }

@@ -131,7 +131,7 @@ func TestManyConnectionsThatAreTooMany(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _ = io.WriteString(late, "GET /m HTTP/1.1\r\nHost: h\r\n\r\n")
-		defer late.Close()
+		t.Cleanup(func() { _ = late.Close() })
 	}
 	if err := b.respond(call, text("x")); err != nil {
 		t.Fatal(err)
