@@ -225,38 +225,29 @@ func (b *Batcher[In, Out]) measure(q *Query[In, Out]) (key string, err error) {
 
 // admit puts q, or the parts it had to be cut into, into the queue and returns
 // the group that grew. The mutex is held, and released while q is cut.
-func (b *Batcher[In, Out]) admit(q *Query[In, Out], key string, now time.Time, w *work[In, Out]) (*group[In, Out], error) {
+func (b *Batcher[In, Out]) admit(q *Query[In, Out], key string, now time.Time, w *work[In, Out]) (g *group[In, Out], err error) {
 	if err := b.refuses(); err != nil {
 		return nil, err
 	}
 	q.due = q.deadline()
-	if q.cost <= b.limits.MaxBatchSize {
-		if err := b.inTime(q, now); err != nil {
+	var s *split[In, Out]
+	n := 1
+	if q.cost > b.limits.MaxBatchSize {
+		if s, err = b.cutUnlocked(q); err != nil {
 			return nil, err
 		}
-		if err := b.room(q, 1, now, w); err != nil {
-			return nil, err
-		}
-		return b.push(q, key, now), nil
-	}
-	maximum := b.limits.MaxBatchSize
-	b.mu.Unlock()
-	s, err := b.cut(q, maximum)
-	b.mu.Lock()
-	if err != nil {
-		return nil, err
-	}
-	if err := b.refuses(); err != nil {
-		return nil, err
+		n = len(s.parts)
 	}
 	if err := b.inTime(q, now); err != nil {
 		return nil, err
 	}
-	if err := b.room(q, len(s.parts), now, w); err != nil {
+	if err := b.room(q, n, now, w); err != nil {
 		return nil, err
 	}
+	if s == nil {
+		return b.push(q, key, now), nil
+	}
 	q.split = s
-	var g *group[In, Out]
 	for _, part := range s.parts {
 		part.due = q.due
 		g = b.push(part, key, now)

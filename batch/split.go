@@ -17,6 +17,19 @@ type split[In, Out any] struct {
 	err       error // the first part's error
 }
 
+// cutUnlocked is cut without the lock, since it calls the user's callbacks; meanwhile
+// a drain may have begun. mu is held before and after.
+func (b *Batcher[In, Out]) cutUnlocked(q *Query[In, Out]) (*split[In, Out], error) {
+	maximum := b.limits.MaxBatchSize
+	b.mu.Unlock()
+	s, err := b.cut(q, maximum)
+	b.mu.Lock()
+	if err == nil {
+		err = b.refuses()
+	}
+	return s, err
+}
+
 // cut splits q into parts of at most maximum each.
 func (b *Batcher[In, Out]) cut(q *Query[In, Out], maximum int) (*split[In, Out], error) {
 	if b.opts.Split == nil || b.opts.Join == nil {
