@@ -29,7 +29,8 @@ type Drift = serving.Drift
 
 // Verify tells whether answers depend on the batch, as shoal verify does: on a replica of
 // its own, which gets no other queries, each backend of an endpoint's traffic computes each
-// item alone, twice, and in batches of 2, 4 … and MaxBatchSize, in random orders. It returns
+// item alone, twice, and in batches of 2, 4 … and MaxBatchSize, in random orders; if the model
+// reads requests itself, or takes texts or bytes, also beside one that means nothing. It returns
 // a report for each backend. An endpoint that does not exist is [ErrEndpointNotFound], items
 // that the model cannot take are [ErrInvalidArgument], and a batch that does not end within
 // the backend's timeout is [ErrDeadlineExceeded]; a replica that cannot start is a *[LoadError].

@@ -88,6 +88,70 @@ func TestAGoModelThatDoesNotDependOnItsCompanyIsVerified(t *testing.T) {
 	}
 }
 
+// A model that takes texts gets them as they come, also those that it cannot compute.
+func TestAGoModelThatReadsItsQueriesIsVerifiedBesideBrokenOnes(t *testing.T) {
+	skips := shoal.Batch(func(_ context.Context, in []string) ([]string, error) {
+		out := make([]string, 0, len(in))
+		for _, text := range in {
+			if !strings.Contains(text, "\x00") {
+				out = append(out, strings.ToUpper(text))
+			}
+		}
+		return out[:len(in)], nil // those behind it have moved up
+	})
+	raises := shoal.Batch(func(_ context.Context, in []string) ([]string, error) {
+		if slices.ContainsFunc(in, func(text string) bool { return strings.Contains(text, "\x00") }) {
+			return nil, errors.New("no text")
+		}
+		return in, nil
+	})
+	one := shoal.Batch(func(_ context.Context, in []string) ([]string, error) { return in, nil })
+	one.Cost = func(text string) int { return len(text) }
+	keyed := shoal.Batch(func(_ context.Context, in []string) ([]string, error) { return in, nil })
+	keyed.Key = func(text string) string {
+		if strings.Contains(text, "\x00") {
+			panic("no text")
+		}
+		return ""
+	}
+	type found struct{ answers, differed, raised int }
+	for name, c := range map[string]struct {
+		model  shoal.Model
+		handle found
+		web    found
+	}{
+		"answers of others":     {skips, found{answers: 2, differed: 2}, found{answers: 2, differed: 2}},
+		"it raises":             {raises, found{raised: 2}, found{raised: 2}},
+		"it costs what it has":  {one, found{answers: 2}, found{}}, // over HTTP it costs more than there is room for
+		"its key cannot be had": {keyed, found{}, found{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			app := newApp(t)
+			serve(t, app, c.model, shoal.Config{MaxBatchSize: 2})
+			for origin, items := range map[string][]any{"handle": {"a", "b"}, "web": {shoal.Example{JSON: 1}, shoal.Example{JSON: 2}}} {
+				want := c.handle
+				if origin == "web" {
+					want = c.web
+				}
+				r := verify(t, app, shoal.Verification{Items: items})
+				var got found
+				for _, of := range r.Cases {
+					if of.Company == "broken" {
+						got.answers += of.Answers
+						got.differed += of.Differed
+						got.raised += of.Raised
+					} else if of.Differed > 0 {
+						t.Errorf("%s: %+v differs", origin, of)
+					}
+				}
+				if got != want {
+					t.Errorf("%s: beside broken ones: %+v, want %+v", origin, got, want)
+				}
+			}
+		})
+	}
+}
+
 func TestWhatCannotBeVerifiedIsRefused(t *testing.T) {
 	app := newApp(t)
 	serve(t, app, lengths(func([]word, int) float64 { return 0 }), shoal.Config{})

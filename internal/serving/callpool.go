@@ -83,6 +83,14 @@ type Codec[In, Out any] struct {
 	Encode func(*Call, Out) (Response, error)
 }
 
+// answer is what came of a call, whose query may have failed.
+func (c Codec[In, Out]) answer(call *Call, out Out, failure error) (Response, error) {
+	if failure != nil {
+		return Response{}, failure
+	}
+	return guard(func() (Response, error) { return c.Encode(call, out) })
+}
+
 // TypedPool is a backend whose model takes values of a Go type. Handles of that
 // type reach its [Pool] directly; calls are decoded.
 type TypedPool[In, Out any] struct {
@@ -138,9 +146,7 @@ func (p *TypedPool[In, Out]) Withdraw(c *Call) bool {
 func (t *typedCall[In, Out]) answered(q *batch.Query[In, Out]) {
 	c := t.call
 	c.Trip = q.Trip
-	if c.Err = ModelFailure(t.pool.Name(), q.Err, q.Trip); c.Err == nil {
-		c.Response, c.Err = guard(func() (Response, error) { return t.pool.codec.Encode(c, q.Out) })
-	}
+	c.Response, c.Err = t.pool.codec.answer(c, q.Out, ModelFailure(t.pool.Name(), q.Err, q.Trip))
 	c.finish()
 }
 

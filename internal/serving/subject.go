@@ -50,15 +50,20 @@ func (s callSubject) broken(of Instance[*Call, Response], item WarmUpRequest) (*
 		call.releaseRow()
 		return nil, false
 	}
-	if call.Request != nil {
-		broken := *call.Request
-		broken.Target, broken.Body = "/", []byte("\x00 no query of anybody's")
-		return &Call{Origin: call.Origin, Method: call.Method, Request: &broken}, true
-	}
-	return &Call{Origin: call.Origin, Method: call.Method, Args: Args{Head: jsonHead, Payload: []byte(`{"data": "\u0000", "kwargs": {}}`)}}, true
+	return call.broken(), true
 }
 
 var jsonHead = []byte(`{"encoding":"json"}`)
+
+// broken is a call like this one, with what nobody's model can compute.
+func (c *Call) broken() *Call {
+	if c.Request != nil {
+		request := *c.Request
+		request.Target, request.Body = "/", []byte("\x00 no query of anybody's")
+		return &Call{Origin: c.Origin, Method: c.Method, Request: &request}
+	}
+	return &Call{Origin: c.Origin, Method: c.Method, Args: Args{Head: jsonHead, Payload: []byte(`{"data": "\u0000", "kwargs": {}}`)}}
+}
 
 func (callSubject) release(c *Call) { c.releaseRow() }
 
@@ -82,8 +87,7 @@ func (p *TypedPool[In, Out]) Verify(ctx context.Context, spec VerifySpec) (Verif
 	return verify(ctx, p.Pool, typedSubject[In, Out]{p}, spec)
 }
 
-// typedSubject is [subject] of a Go model's queries. What cannot be decoded is refused
-// before it is in a batch, so there are no broken ones.
+// typedSubject is [subject] of a Go model's queries.
 type typedSubject[In, Out any] struct{ pool *TypedPool[In, Out] }
 
 func (s typedSubject[In, Out]) input(_ Instance[In, Out], item WarmUpRequest) (in In, group batch.Group, err error) {
@@ -91,6 +95,10 @@ func (s typedSubject[In, Out]) input(_ Instance[In, Out], item WarmUpRequest) (i
 	if err != nil {
 		return in, group, Errorf(InvalidArgument, "it cannot be written as JSON: %v", err)
 	}
+	return s.decode(call)
+}
+
+func (s typedSubject[In, Out]) decode(call *Call) (in In, group batch.Group, err error) {
 	group.Origin = call.Origin
 	in, err = guard(func() (In, error) {
 		in, err := s.pool.codec.Decode(call)
@@ -102,8 +110,31 @@ func (s typedSubject[In, Out]) input(_ Instance[In, Out], item WarmUpRequest) (i
 	return in, group, err
 }
 
-func (typedSubject[In, Out]) broken(Instance[In, Out], WarmUpRequest) (none In, ok bool) {
-	return none, false
+// broken is for models that read requests themselves, or take texts or bytes: what cannot
+// be decoded is refused before it is in a batch.
+func (s typedSubject[In, Out]) broken(_ Instance[In, Out], item WarmUpRequest) (in In, ok bool) {
+	call, err := item.call()
+	if err != nil {
+		return in, false
+	}
+	_, of, err := s.decode(call)
+	if err != nil {
+		return in, false
+	}
+	in, group, err := s.decode(call.broken())
+	return in, err == nil && group == of && s.cost(in) == 1
+}
+
+// cost is what an input counts in a batch, or 0 if the model cannot tell.
+func (s typedSubject[In, Out]) cost(in In) int {
+	if s.pool.cost == nil {
+		return 1
+	}
+	cost, err := guard(func() (int, error) { return max(1, s.pool.cost(in)), nil })
+	if err != nil {
+		return 0
+	}
+	return cost
 }
 
 func (typedSubject[In, Out]) release(In) {}
@@ -111,8 +142,6 @@ func (typedSubject[In, Out]) release(In) {}
 func (typedSubject[In, Out]) answered(*batch.Query[In, Out]) {}
 
 func (s typedSubject[In, Out]) answer(origin batch.Origin, out Out, err error) (a Answer) {
-	if a.Err = ModelFailure(s.pool.Name(), err, batch.Trip{}); a.Err == nil {
-		a.Response, a.Err = guard(func() (Response, error) { return s.pool.codec.Encode(&Call{Origin: origin}, out) })
-	}
+	a.Response, a.Err = s.pool.codec.answer(&Call{Origin: origin}, out, ModelFailure(s.pool.Name(), err, batch.Trip{}))
 	return a
 }

@@ -50,9 +50,7 @@ func (t typedTwice[In, Out]) keep(q *batch.Query[In, Out]) (k kept[In], ok bool)
 func (typedTwice[In, Out]) prepare(string, Instance[In, Out], In) error { return nil }
 
 func (t typedTwice[In, Out]) answer(q *batch.Query[In, Out]) (a Answer) {
-	if a.Err = ModelFailure(t.backend, q.Err, q.Trip); a.Err == nil {
-		a.Response, a.Err = guard(func() (Response, error) { return t.codec.Encode(&Call{Origin: q.Origin}, q.Out) })
-	}
+	a.Response, a.Err = t.codec.answer(&Call{Origin: q.Origin}, q.Out, ModelFailure(t.backend, q.Err, q.Trip))
 	return a.copied()
 }
 
