@@ -15,14 +15,17 @@ import (
 // document is a YAML file that was parsed: its value, and where its parts are.
 type document struct {
 	name  string
-	root  *yaml.Node // nil for a file that says nothing
+	root  *yaml.Node // nil for a file that is empty
 	value map[string]any
 }
 
 func parseDocument(name string, data []byte) (*document, error) {
 	doc := &document{name: name, value: map[string]any{}}
-	if err := doc.load(data); err != nil || doc.root == nil {
-		return doc, err
+	if err := doc.load(data); err != nil {
+		return nil, err
+	}
+	if doc.root == nil {
+		return nil, doc.empty()
 	}
 	b := &builder{doc: doc, open: make(map[*yaml.Node]bool)}
 	value := b.value(doc.root)
@@ -34,10 +37,17 @@ func parseDocument(name string, data []byte) (*document, error) {
 		doc.value = value
 		doc.dropEmpty()
 	case nil:
+		return nil, doc.empty()
 	default:
 		return nil, Errors{doc.position(doc.root, `a config file is a mapping of sections, such as "backends:"`)}
 	}
 	return doc, nil
+}
+
+// empty refuses a file that says nothing: many programs that write files make them
+// empty first, and a reload must not take that for their last word.
+func (d *document) empty() error {
+	return Errors{d.position(d.root, `the file is empty; to serve nothing on purpose, write "backends: {}"`)}
 }
 
 // load parses the one document that a file holds.

@@ -28,8 +28,8 @@ type File struct {
 	Audit     Audit
 	Log       Log
 	Python    Python
-	Backends  map[string]Backend
-	Endpoints map[string]Endpoint
+	Backends  map[string]Backend  // nil: the file does not speak of them
+	Endpoints map[string]Endpoint // likewise
 }
 
 // HTTP is where and how web queries are served. Zero fields mean the defaults.

@@ -51,7 +51,12 @@ func (p *parser) file() *File {
 	p.sections(&raw)
 	file := &File{
 		HTTP: raw.HTTP, Admin: raw.Admin, TLS: raw.TLS, Audit: raw.Audit, Log: raw.Log, Python: raw.Python,
-		Backends: make(map[string]Backend), Endpoints: make(map[string]Endpoint),
+	}
+	if raw.Backends != nil {
+		file.Backends = make(map[string]Backend)
+	}
+	if raw.Endpoints != nil {
+		file.Endpoints = make(map[string]Endpoint)
 	}
 	file.Admin.Address = p.adminAddress(raw.Admin.Address)
 	file.Admin.TokenFile = p.path(raw.Admin.TokenFile)

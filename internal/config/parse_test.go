@@ -87,15 +87,31 @@ endpoints:
 	}
 }
 
-func TestNothingIsAFileToo(t *testing.T) {
+func TestAnEmptyFileIsNone(t *testing.T) {
 	for name, text := range map[string]string{
-		"no bytes": "", "a comment": "# later\n", "null": "null\n", "empty sections": "http:\nbackends:\nendpoints:\n", "a document mark": "---\n",
+		"no bytes": "", "a line": "\n", "a comment": "# later\n", "null": "null\n", "a tilde": "~\n", "a document mark": "---\n", "two marks": "---\n...\n",
+		"a mark of the byte order": "\ufeff",
 	} {
 		t.Run(name, func(t *testing.T) {
-			if file, err := Parse("f", "/", []byte(text)); err != nil || len(file.Backends)+len(file.Endpoints) > 0 {
-				t.Errorf("read as %v, %v", file, err)
+			_, err := Parse("f", "/", []byte(text))
+			all, ok := errors.AsType[Errors](err)
+			if !ok || len(all) != 1 || !strings.Contains(all[0].Message, `the file is empty; to serve nothing on purpose, write "backends: {}"`) {
+				t.Errorf("error is %v", err)
 			}
 		})
+	}
+}
+
+func TestAFileTellsNothingFromNoWord(t *testing.T) {
+	for text, spoken := range map[string]bool{
+		"backends: {}\nendpoints: {}\n": true, "http:\nbackends:\nendpoints:\n": false, "http: {}\n": false, "{}": false,
+	} {
+		file, err := Parse("f", "/", []byte(text))
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+		} else if got := file.Backends != nil && file.Endpoints != nil; got != spoken || len(file.Backends)+len(file.Endpoints) > 0 {
+			t.Errorf("%q is read as %v", text, file)
+		}
 	}
 }
 

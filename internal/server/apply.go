@@ -24,8 +24,12 @@ type deployment struct {
 // when something fails, what it served before. What is deployed already stays,
 // unless its source (where it is, what its file holds, its arguments, its
 // interpreter) differs, or afresh is set; what the last file had and this one has
-// not is removed. What was deployed in other ways is left alone.
+// not is removed. What was deployed in other ways is left alone. A file that does not
+// speak any more of what is served is refused with InvalidArgument.
 func (s *Server) Apply(ctx context.Context, file *config.File, afresh bool) (serving.Applied, error) {
+	if err := s.checkCut(file); err != nil {
+		return serving.Applied{}, err
+	}
 	next, err := readSources(file)
 	if err != nil {
 		return serving.Applied{}, err
@@ -40,6 +44,24 @@ func (s *Server) Apply(ctx context.Context, file *config.File, afresh bool) (ser
 	}
 	s.file, s.deployed = file, next
 	return done, nil
+}
+
+// checkCut refuses a file from which a whole section is gone of what is served: it
+// may have been read while somebody wrote it. Who means it says so in the file.
+func (s *Server) checkCut(file *config.File) error {
+	switch {
+	case s.file == nil:
+	case len(s.file.Backends) > 0 && file.Backends == nil:
+		return cut("backends", len(s.file.Backends))
+	case len(s.file.Endpoints) > 0 && file.Endpoints == nil && len(file.Backends) > 0:
+		return cut("endpoints", len(s.file.Endpoints))
+	}
+	return nil
+}
+
+func cut(section string, served int) error {
+	return serving.Errorf(serving.InvalidArgument,
+		"the file has no section %s any more, which would remove all %d; is it still being written? To remove them, write \"%s: {}\"", section, served, section)
 }
 
 // readSources looks at what the backends of a file are made of.

@@ -164,6 +164,40 @@ func TestAReloadThatFailsLeavesWhatWasServed(t *testing.T) {
 	}
 }
 
+func TestAReloadOfAFileThatIsBeingWrittenChangesNothing(t *testing.T) {
+	f := newFolder(t)
+	f.write("a.py", answers1)
+	f.write("shoal.yaml", "backends: {a: {python: a.py:model}}\nendpoints: {a: {route: /a, backend: a}}\n")
+	r := f.serve()
+	for text, want := range map[string]string{
+		"":                                      "the file is empty",
+		"# written by hand\n":                   "the file is empty",
+		"http: {}\n":                            `no section backends any more, which would remove all 1; is it still being written? To remove them, write "backends: {}"`,
+		"backends:\n":                           "no section backends any more",
+		"backends: {a: {python: a.py:model}}\n": "no section endpoints any more",
+		"backends: {a: {python: a.py:model}}\nendpoints:\n": "no section endpoints any more",
+	} {
+		f.write("shoal.yaml", text)
+		_, err := r.Reload(t.Context(), false)
+		if err == nil || !strings.Contains(err.Error(), want) || serving.Describe(err).Code != serving.InvalidArgument {
+			t.Errorf("a reload of %q said %v", text, err)
+		}
+		r.wantAnswer(t, "/a", "1")
+	}
+	for _, text := range []string{"backends: {a: {python: a.py:model}}\nendpoints: {}\n", "backends: {}\n"} {
+		f.write("shoal.yaml", text)
+		if _, err := r.Reload(t.Context(), false); err != nil {
+			t.Errorf("a reload of %q said %v", text, err)
+		}
+		if status, _ := r.get(t, "/a"); status != 404 {
+			t.Errorf("after a reload of %q it is answered %d", text, status)
+		}
+	}
+	if left := r.backends(); len(left) != 0 {
+		t.Errorf("there are still %v", left)
+	}
+}
+
 func TestAServerWithoutAFileHasNothingToReload(t *testing.T) {
 	r := start(t)
 	client, err := admin.Dial(r.AdminAddress(), "", nil)
