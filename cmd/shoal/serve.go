@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/signal"
 	"strings"
-	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -49,9 +48,9 @@ what a config file describes. Without an argument it starts empty; deploy to it 
   shoal serve shoal.yaml                           see "shoal config schema"
 
 It stops on SIGINT or SIGTERM: new queries are refused, accepted ones are finished. A
-second signal does not wait for them. With http.shutdown_delay in the config file, /readyz says at
-once that the server is not ready, and new queries are refused so much later; a second signal ends
-the delay. On SIGHUP, or "shoal reload", it reads the file again and
+second signal, a second or more after the first, does not wait for them. With http.shutdown_delay
+in the config file, /readyz says at once that the server is not ready, and new queries are refused
+so much later; a second signal ends the delay. On SIGHUP, or "shoal reload", it reads the file again and
 changes what differs, without losing a query; when something is wrong with it, what was served is
 served on. When the terminal is closed that it was started in, it stops, unless it was started
 with nohup. With --json it says on standard output when it is
@@ -107,7 +106,7 @@ func (f *serveFlags) serve(c *cobra.Command, t *target, given []string) (announc
 	}
 	ctx, cancel := context.WithCancel(c.Context())
 	defer cancel()
-	hangups := catchHangups()
+	hangups, asked := catchHangups(), catchStops()
 	if f.embedded && !f.detached {
 		go func() { // ends with standard input, at the latest with the process
 			_, _ = io.Copy(io.Discard, c.InOrStdin())
@@ -118,7 +117,7 @@ func (f *serveFlags) serve(c *cobra.Command, t *target, given []string) (announc
 	if err != nil {
 		return false, err
 	}
-	defer watchSignals(ctx, s)()
+	defer asked.watch(ctx, s)()
 	outliveReaders()
 	if len(given) > 0 {
 		s.Reloading(f.reloading(c, t, s, given, from))
@@ -153,38 +152,6 @@ func (f *serveFlags) serve(c *cobra.Command, t *target, given []string) (announc
 // such as a program that ended: what it accepted is to be finished. The log is lost.
 func outliveReaders() {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // which nobody receives; only the default is to go
-}
-
-// watchSignals makes the server hurry with each signal after ctx has ended:
-// whoever asks again does not want to wait. The first ends a shutdown_delay, if there is one, the
-// next does not wait for queries either; one more has its usual effect.
-func watchSignals(ctx context.Context, s *server.Server) (stop func()) {
-	ended := make(chan struct{})
-	var watching sync.WaitGroup
-	watching.Go(func() {
-		select {
-		case <-ctx.Done():
-		case <-ended:
-			return
-		}
-		signals := make(chan os.Signal, 1)
-		signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-		defer signal.Stop(signals)
-		for hastened := true; hastened; {
-			select {
-			case <-signals:
-				if hastened = s.Hasten(); !hastened {
-					s.Abort()
-				}
-			case <-ended:
-				return
-			}
-		}
-	})
-	return func() {
-		close(ended)
-		watching.Wait()
-	}
 }
 
 // ready and notReady are what a program is told, in one line.

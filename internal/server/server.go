@@ -95,7 +95,7 @@ type Server struct {
 	force   context.CancelCauseFunc
 }
 
-var errForced = errors.New("the server was forced to stop")
+var errForced = serving.Errorf(serving.Draining, "the server was forced to stop at once")
 
 // New listens on the server's addresses and puts its parts together. A server
 // that is not run must be closed.

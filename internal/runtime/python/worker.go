@@ -372,7 +372,7 @@ func (w *worker) Stop(ctx context.Context) error {
 	w.mu.Lock()
 	w.stopping = true
 	w.mu.Unlock()
-	var err error
+	var err, cut error
 	if w.conn.CloseWrite() != nil {
 		w.kill() // the socket is gone, so it cannot be asked
 	}
@@ -381,17 +381,22 @@ func (w *worker) Stop(ctx context.Context) error {
 	case <-ctx.Done():
 		w.kill()
 		<-w.ended
-		err = fmt.Errorf("backend %q: replica %d (pid %d) had to be killed: %w", w.backend, w.index, w.PID(), context.Cause(ctx))
+		cut = context.Cause(ctx)
+		err = fmt.Errorf("backend %q: replica %d (pid %d) had to be killed: %w", w.backend, w.index, w.PID(), cut)
 	}
-	w.failRest()
+	w.failRest(cut)
 	return err
 }
 
 // failRest ends the batches that will not be answered any more; those that were
 // not begun go back to the queue. It waits for one that is being written: its
-// queries are its callers' again once it failed.
-func (w *worker) failRest() {
+// queries are its callers' again once it failed. Where the server's own word cut
+// the worker off, that is what they are told.
+func (w *worker) failRest(cut error) {
 	var err error = serving.Errorf(serving.WorkerDied, "backend %q: replica %d (pid %d) was stopped before it answered", w.backend, w.index, w.PID())
+	if own, ok := errors.AsType[*serving.Error](cut); ok {
+		err = own
+	}
 	select {
 	case <-w.exited:
 		err = w.err
