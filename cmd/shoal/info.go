@@ -9,10 +9,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shoalserve/shoal/internal/config"
+	"github.com/shoalserve/shoal/internal/server"
 )
 
 func newConfig(t *target) *cobra.Command {
-	return group("config", "Check a config file, or print its schema", &cobra.Command{
+	return group("config", "Check a config file, or print its schema", newConfigCheck(t), &cobra.Command{
 		Use:   "schema",
 		Short: "Print the JSON Schema of config files, for editors",
 		Long: `Print the JSON Schema of config files. Editors complete and check with it; begin the file
@@ -24,16 +25,27 @@ with the line "# yaml-language-server: $schema=shoal.schema.json".
 			_, err := c.OutOrStdout().Write(config.Schema)
 			return err
 		},
-	}, &cobra.Command{
+	})
+}
+
+func newConfigCheck(t *target) *cobra.Command {
+	var syntaxOnly bool
+	c := &cobra.Command{
 		Use:   "check FILE",
 		Short: "Say what is wrong with a config file, by line and column",
-		Long: `Read a config file as "shoal serve" would, and say all that is wrong with it at once.
+		Long: `Read a config file as "shoal serve" would, and say all that is wrong with it at once; when the file
+itself is right, also what it names and this machine lacks: files, programs, users, certificates,
+keys. No model is run, and nothing is listened on.
 
   shoal config check shoal.yaml
+  shoal config check shoal.yaml --syntax-only     of a file for another machine
   shoal config check shoal.yaml --json | jq '.errors[].line'`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, given []string) error {
 			file, err := config.Load(given[0])
+			if err == nil && !syntaxOnly {
+				err = checkHere(t, file)
+			}
 			wrong, understood := errors.AsType[config.Errors](err)
 			if err != nil && (!understood || !t.json) {
 				return err
@@ -45,7 +57,20 @@ with the line "# yaml-language-server: $schema=shoal.schema.json".
 				count(len(file.Backends), "backend"), count(len(file.Endpoints), "endpoint"))
 			return err
 		},
-	})
+	}
+	c.Flags().BoolVar(&syntaxOnly, "syntax-only", false, "look only at the file, not at what it names on this machine")
+	return c
+}
+
+// checkHere says what would keep "shoal serve" from starting with a file.
+func checkHere(t *target, file *config.File) error {
+	opts := server.OptionsOf(file)
+	token, _, err := (&serveFlags{}).token(t, source{file: file}, opts.AdminAddress)
+	if err != nil {
+		return config.Errors{file.Wrong(err.Error(), "admin", "token_file")}
+	}
+	opts.Token = token
+	return server.Check(file, opts)
 }
 
 // check is what programs are told of a config file.

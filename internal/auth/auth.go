@@ -41,7 +41,8 @@ type Options struct {
 	Client *http.Client
 	Now    func() time.Time
 
-	pause time.Duration // between two attempts to find an issuer's keys; for tests
+	pause   time.Duration // between two attempts to find an issuer's keys; for tests
+	offline bool          // issuers are not asked; see Check
 }
 
 // Authenticator knows the credentials of a server. It may be used by any
@@ -86,6 +87,13 @@ func New(config Config, opts Options) (*Authenticator, error) {
 	}
 	a.state.Store(next)
 	return a, nil
+}
+
+// Check returns what New would find wrong with a config. It asks no issuer for keys.
+func Check(config Config) error {
+	a, err := New(config, Options{offline: true})
+	a.Close()
+	return err
 }
 
 // Reload puts a config in the place of the one in force, and reads the files that

@@ -30,7 +30,7 @@ func parseDocument(name string, data []byte) (*document, error) {
 	b := &builder{doc: doc, open: make(map[*yaml.Node]bool)}
 	value := b.value(doc.root)
 	if len(b.errors) > 0 {
-		return nil, b.errors.sorted()
+		return nil, b.errors.Sorted()
 	}
 	switch value := value.(type) {
 	case map[string]any:

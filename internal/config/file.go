@@ -30,7 +30,13 @@ type File struct {
 	Python    Python
 	Backends  map[string]Backend  // nil: the file does not speak of them
 	Endpoints map[string]Endpoint // likewise
+
+	doc *document // what it was parsed from
 }
+
+// Wrong says what is wrong with the value that a path leads to in a file that was
+// parsed; where there is none, of what is nearest.
+func (f *File) Wrong(message string, path ...string) *Error { return f.doc.at(path, false, message) }
 
 // HTTP is where and how web queries are served. Zero fields mean the defaults.
 type HTTP struct {

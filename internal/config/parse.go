@@ -29,7 +29,7 @@ func Parse(name, dir string, data []byte) (*File, error) {
 	p := &parser{doc: doc, dir: dir}
 	file := p.file()
 	if len(p.errors) > 0 {
-		return nil, p.errors.sorted()
+		return nil, p.errors.Sorted()
 	}
 	return file, nil
 }
@@ -50,7 +50,7 @@ func (p *parser) file() *File {
 	var raw rawFile
 	p.sections(&raw)
 	file := &File{
-		HTTP: raw.HTTP, Admin: raw.Admin, TLS: raw.TLS, Audit: raw.Audit, Log: raw.Log, Python: raw.Python,
+		HTTP: raw.HTTP, Admin: raw.Admin, TLS: raw.TLS, Audit: raw.Audit, Log: raw.Log, Python: raw.Python, doc: p.doc,
 	}
 	if raw.Backends != nil {
 		file.Backends = make(map[string]Backend)

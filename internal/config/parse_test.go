@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/shoalserve/shoal/internal/runtime/python"
 	"github.com/shoalserve/shoal/internal/serving"
@@ -82,7 +83,7 @@ endpoints:
 			"other": {Traffic: map[string]float64{"adder:v1": 1}, Shadow: map[string]float64{"adder:v2": 0.5}},
 		},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(File{})); diff != "" {
 		t.Errorf("read differently (-want +got):\n%s", diff)
 	}
 }

@@ -48,7 +48,7 @@ func (d *document) validate() error {
 	}
 	var found Errors
 	d.collect(invalid, &found)
-	return found.sorted()
+	return found.Sorted()
 }
 
 // collect turns the leaves of a validation error into errors with places.

@@ -1,10 +1,14 @@
 package server
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -39,6 +43,22 @@ func (a *auditFile) reopen() error {
 		return old.Close()
 	}
 	return nil
+}
+
+// checkAuditFile tells why the audit log could not be opened, and makes no file.
+func checkAuditFile(path string) error {
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0) // #nosec G304 -- its owner names it
+	if err == nil {
+		return file.Close()
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		const toWrite = 2
+		if err = syscall.Access(filepath.Dir(path), toWrite); err == nil {
+			return nil
+		}
+		err = &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return fmt.Errorf("opening the audit log: %w", err)
 }
 
 // Write implements io.Writer.

@@ -20,19 +20,13 @@ const maxSocketPath = 103
 // "http://host:port", or "https://host:port" with secure, which are refused unless
 // clients must bring a credential.
 func Listen(address string, guarded bool, secure *tls.Config) (net.Listener, error) {
+	if err := CheckAddress(address, guarded, secure != nil); err != nil {
+		return nil, err
+	}
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		return ListenUnix(path)
 	}
-	scheme, host, ok := strings.Cut(address, "://")
-	switch {
-	case !ok || (scheme != "http" && scheme != "https"):
-		return nil, fmt.Errorf("admin address %q must be unix:/path, http://host:port or https://host:port", address)
-	case (scheme == "https") != (secure != nil):
-		return nil, fmt.Errorf("admin address %q: https:// goes with a certificate in the section tls, and http:// with none", address)
-	}
-	if !guarded {
-		return nil, errOpen
-	}
+	_, host, _ := strings.Cut(address, "://")
 	l, err := net.Listen("tcp", strings.TrimSuffix(host, "/"))
 	if err != nil {
 		return nil, fmt.Errorf("listening for admin calls: %w", err)
@@ -41,6 +35,31 @@ func Listen(address string, guarded bool, secure *tls.Config) (net.Listener, err
 		return secured{tls.NewListener(l, secure), l, secure}, nil
 	}
 	return l, nil
+}
+
+// CheckAddress refuses an address at which Listen would not even try to listen.
+func CheckAddress(address string, guarded, secure bool) error {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		return checkSocket(path)
+	}
+	scheme, _, ok := strings.Cut(address, "://")
+	switch {
+	case !ok || (scheme != "http" && scheme != "https"):
+		return fmt.Errorf("admin address %q must be unix:/path, http://host:port or https://host:port", address)
+	case (scheme == "https") != secure:
+		return fmt.Errorf("admin address %q: https:// goes with a certificate in the section tls, and http:// with none", address)
+	case !guarded:
+		return errOpen
+	}
+	return nil
+}
+
+// checkSocket refuses a path that is too long for a socket.
+func checkSocket(path string) error {
+	if len(path) > maxSocketPath {
+		return fmt.Errorf("socket path %s has %d bytes, at most %d are possible; choose a shorter one", path, len(path), maxSocketPath)
+	}
+	return nil
 }
 
 // secured is a listener of TLS connections that remembers what it is made of, since
@@ -70,8 +89,8 @@ func (f *Front) counted(l net.Listener) net.Listener {
 // the socket's directory if it is missing, and takes the place of a socket that
 // a dead server left behind, but not of one on which somebody answers.
 func ListenUnix(path string) (net.Listener, error) {
-	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("socket path %s has %d bytes, at most %d are possible; choose a shorter one", path, len(path), maxSocketPath)
+	if err := checkSocket(path); err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", path, err)
