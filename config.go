@@ -36,7 +36,8 @@ type Config struct {
 	// most 10,000. Default 1.
 	MaxConcurrentBatches int
 	// Timeout bounds the time from the arrival of an HTTP query to its answer.
-	// Callers of handles bring a context instead. Default 60s.
+	// Callers of handles bring a context instead: without a deadline of theirs, their
+	// queries are neither refused, nor dropped, nor given up for the time they take. Default 60s.
 	Timeout time.Duration
 	// ExposeTraceback shows HTTP callers the stack of a model that panicked.
 	ExposeTraceback bool

@@ -86,8 +86,9 @@ func (h *Handle[In, Out]) String() string {
 	return fmt.Sprintf("Handle(endpoint=%q, traffic=%v)", h.endpoint, s.Traffic)
 }
 
-// Call computes one query and waits for its answer. Errors are ctx's own,
-// [ErrQueueFull], a *[ModelError] and the others of this package.
+// Call computes one query and waits for its answer. Errors are ctx's own, which come
+// first once ctx has ended, [ErrQueueFull], a *[ModelError] and the others of this
+// package. A ctx without a deadline waits as long as it takes: [Config].Timeout is for HTTP.
 func (h *Handle[In, Out]) Call(ctx context.Context, in In) (out Out, err error) {
 	e, err := h.app.registry.Endpoint(h.endpoint)
 	if err != nil {
@@ -108,7 +109,9 @@ func (h *Handle[In, Out]) Call(ctx context.Context, in In) (out Out, err error) 
 }
 
 // Remote submits one query and returns at once with a reference to its answer.
-// When ctx ends while the query waits, it leaves the queue.
+// When ctx ends while the query waits, it leaves the queue. A query whose ctx has no
+// deadline has none: [Config].Timeout is for HTTP. The error of one that was being
+// computed when ctx ended, and failed then, is the cause of ctx's end.
 func (h *Handle[In, Out]) Remote(ctx context.Context, in In) *Ref[Out] {
 	q := h.send(ctx, in)
 	if ctx.Done() != nil {
@@ -253,6 +256,9 @@ func (q *remote[In, Out]) called(c *serving.Call) {
 }
 
 func (q *remote[In, Out]) finish(out Out, err error, trip batch.Trip) {
+	if err != nil {
+		err = ended(q.query.Context, err, trip)
+	}
 	if q.told != nil {
 		q.told(q.backend, err, trip)
 	}
@@ -266,6 +272,16 @@ func (q *remote[In, Out]) finish(out Out, err error, trip batch.Trip) {
 	if unwatch != nil {
 		unwatch()
 	}
+}
+
+// ended is err or, for a query that ran and failed once its caller's context had
+// ended, the cause of that: a model that is told that its callers have left fails, too,
+// but not by itself.
+func ended(ctx context.Context, err error, trip batch.Trip) error {
+	if trip.BatchID != 0 && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // watch takes the query out of the queue when its context ends.

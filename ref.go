@@ -34,7 +34,7 @@ type waiter struct {
 var waiters = sync.Pool{New: func() any { return &waiter{ready: make(chan struct{}, 1)} }}
 
 // Get waits for the answer, or for the end of ctx. It may be called many times
-// and from many goroutines.
+// and from many goroutines. Once ctx has ended, the model's error is that of ctx, too.
 func (r *Ref[Out]) Get(ctx context.Context) (Out, error) {
 	if !r.answered.Load() {
 		if err := r.wait(ctx); err != nil {
@@ -42,7 +42,10 @@ func (r *Ref[Out]) Get(ctx context.Context) (Out, error) {
 			return none, err
 		}
 	}
-	return r.out, r.err
+	if r.err != nil {
+		return r.out, ended(ctx, r.err, r.trip)
+	}
+	return r.out, nil
 }
 
 // wait returns when the answer is there, or with the cause of ctx's end.

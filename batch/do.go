@@ -21,7 +21,7 @@ func newCall[In, Out any]() *call[In, Out] {
 
 // Do submits one API query and waits for its answer. When ctx ends first, the
 // query leaves the queue, or, if it is being computed already, its answer is
-// dropped. Errors are those of [Batcher.Submit] and of the model.
+// dropped; the error is the cause of ctx's end, also where both came at once. Errors are those of [Batcher.Submit] and of the model.
 func (b *Batcher[In, Out]) Do(ctx context.Context, in In) (Out, error) {
 	out, _, err := b.DoTrip(ctx, in)
 	return out, err
@@ -56,6 +56,10 @@ func (b *Batcher[In, Out]) DoFor(ctx context.Context, in In, caller string, prio
 	}
 	out, trip, err := c.query.Out, c.query.Trip, c.query.Err
 	b.recycle(c)
+	if err != nil && trip.BatchID != 0 && ctx.Err() != nil { // it came when ctx ended, perhaps because it did
+		var none Out
+		return none, Trip{}, context.Cause(ctx)
+	}
 	return out, trip, err
 }
 
