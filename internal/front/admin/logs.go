@@ -43,6 +43,11 @@ func (f *Front) logs(w http.ResponseWriter, r *http.Request) error {
 		return serving.Errorf(serving.Unavailable, "this server keeps no logs")
 	}
 	backend := r.URL.Query().Get("backend")
+	if !follow && backend != "" && len(f.opts.Logs.Tail(backend, 1)) == 0 { // those that are gone, or never started, have left lines
+		if _, err := f.opts.Registry.Backend(backend); err != nil {
+			return err
+		}
+	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	if !follow {
 		writeLines(w, slices.Values(f.opts.Logs.Tail(backend, tail)), false)

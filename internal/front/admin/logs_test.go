@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/shoalserve/shoal/internal/serving"
 	"github.com/shoalserve/shoal/internal/telemetry"
 )
 
@@ -70,7 +71,6 @@ func TestTheLastLines(t *testing.T) {
 		"all":            {"", 10, logs.lines},
 		"the last":       {"", 1, logs.lines[2:]},
 		"of one backend": {"b", 10, logs.lines[1:2]},
-		"of nobody":      {"c", 10, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []LogLine
@@ -85,6 +85,17 @@ func TestTheLastLines(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestLinesOfABackendThatDoesNotExist(t *testing.T) {
+	s := serve(t, Options{Logs: newFakeLogs()})
+	for _, err := range s.client.Logs(t.Context(), "c", 10, false) {
+		if serving.Describe(err).Code == serving.BackendNotFound {
+			return
+		}
+		t.Fatalf("got %v", err)
+	}
+	t.Error("there is neither a line nor an error")
 }
 
 func TestFollowingEndsWithTheReader(t *testing.T) {
