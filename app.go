@@ -34,7 +34,8 @@ type Options struct {
 	// ShutdownDelay is how long ListenAndServe and Serve go on as they did once their
 	// context has ended, except that /readyz says that the server is not ready: load
 	// balancers that notice late still get their answers. Close ends it. Default 0: new
-	// queries are refused at once.
+	// queries are refused at once. The first of several listeners that is to stop says so
+	// for all of them.
 	ShutdownDelay time.Duration
 }
 

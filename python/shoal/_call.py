@@ -208,8 +208,10 @@ def check_callable(found: Any, name: str) -> None:
 
 def _check_takes_batch(call: Any, name: str, is_method: bool) -> None:
     try:
-        parameters = list(inspect.signature(call).parameters)
+        parameters = inspect.signature(call).parameters.values()
     except (TypeError, ValueError):  # as Plan: let it judge by itself
+        return
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):  # as decorators have it
         return
     if len(parameters) <= is_method:
         me = "self, " * is_method

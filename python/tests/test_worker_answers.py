@@ -328,6 +328,12 @@ class TestLoading:
 
         assert worker(model).api({"n": 4}, {"n": 5}) == [4, 5]
 
+    def test_a_batched_function_behind_a_plain_decorator_is_one(self, worker):
+        def inner(*args):
+            return list(args[0])
+
+        assert len(worker(serve.accept_batch(inner)).web("/", "/")) == 2
+
     def test_a_function_without_parameters_that_takes_single_queries_is_one(self, worker):
         assert worker(lambda: 3).web("/", "/") == [3, 3]
 

@@ -204,6 +204,7 @@ func (l *link) write() {
 				l.cut()
 				return
 			}
+			_ = l.conn.SetWriteDeadline(time.Time{}) // TLS may have to write by itself
 			l.wrote(&b)
 		}
 		if finished {

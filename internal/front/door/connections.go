@@ -64,15 +64,19 @@ func NewConnections(limit int64, say []byte, refused func(), log *slog.Logger) *
 func (c *Connections) Open() int64 { return c.open.Load() }
 
 // Enter counts a connection, or turns it away and reports false. shed, which may be
-// nil, closes one that waits for a request and that State does not know of; it
-// reports false if there is none.
+// nil, closes some that wait for a request and that State does not know of; it
+// reports false if there are none.
 func (c *Connections) Enter(conn net.Conn, shed func() bool) bool {
-	if c.take() || (c.makeRoom(shed) && c.take()) {
+	if c.take() {
+		return true
+	}
+	c.makeRoom(shed)
+	if c.take() {
 		return true
 	}
 	c.refused()
 	c.turned.Do(func() {
-		c.log.Warn("connections are turned away: as many are open as max_connections allows, and none of them is idle", "max_connections", c.limit)
+		c.log.Warn("connections are turned away: as many are open as max_connections allows, and no idle one was found", "max_connections", c.limit)
 	})
 	c.turnAway(conn)
 	return false
@@ -86,15 +90,15 @@ func (c *Connections) take() bool {
 	return false
 }
 
-// makeRoom closes connections that wait for a request, and reports whether there were any.
-func (c *Connections) makeRoom(shed func() bool) (made bool) {
+// makeRoom closes connections that wait for a request, if there are any.
+func (c *Connections) makeRoom(shed func() bool) {
 	c.mu.Lock()
 	early := time.Now().Before(c.tryRoom)
 	c.mu.Unlock()
 	if early {
-		return false
+		return
 	}
-	made = c.closeIdlest()
+	made := c.closeIdlest()
 	if shed != nil && shed() { // also then: nobody can say which of the two has waited longer
 		made = true
 	}
@@ -102,12 +106,11 @@ func (c *Connections) makeRoom(shed func() bool) (made bool) {
 		c.mu.Lock()
 		c.tryRoom = time.Now().Add(looksEvery)
 		c.mu.Unlock()
-		return false
+		return
 	}
 	c.madeRoom.Do(func() {
 		c.log.Warn("idle connections are closed for others: as many are open as max_connections allows", "max_connections", c.limit)
 	})
-	return true
 }
 
 // closeIdlest closes the connection that State has known to wait for longest.

@@ -193,6 +193,37 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 	}
 }
 
+// Whichever loop has it, the one that has been idle for longest is the first to go.
+func TestTheIdlestOfAllLoopsMakesRoom(t *testing.T) {
+	if front == frontNetHTTP {
+		t.Skip("there are no loops")
+	}
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4)) // two loops, which get connections in turn
+	s := serve(t, Options{MaxConnections: 2}, answering("m", text("x")))
+	const get, nothing = "GET /m HTTP/1.1\r\nHost: h\r\n\r\n", "GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n" // which the loops answer themselves
+	busy, from := s.dial()
+	s.write(busy, nothing)
+	s.read(from)
+	conn, idle := s.dial()
+	s.write(conn, nothing)
+	s.read(idle)
+	s.write(busy, nothing)
+	s.read(from)
+	until(t, "another gets in", func() bool {
+		conn, from := s.dial()
+		_, _ = io.WriteString(conn, get) // it may be closed already, with an answer
+		got, err := http.ReadResponse(from, nil)
+		return err == nil && got.StatusCode == 200
+	})
+	if _, err := idle.ReadByte(); err == nil || isTimeout(err) {
+		t.Errorf("the idle one is open: %v", err)
+	}
+	s.write(busy, get)
+	if got := s.read(from); got.StatusCode != 200 {
+		t.Errorf("the other one is told %d", got.StatusCode)
+	}
+}
+
 // Nor over TLS, before or after the handshake.
 func TestIdleConnectionsMakeRoomOverTLS(t *testing.T) {
 	model := httptest.NewUnstartedServer(nil) // only for its certificate

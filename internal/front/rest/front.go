@@ -165,8 +165,16 @@ func (f *Front) server() *http.Server {
 	return &http.Server{
 		Handler: http.HandlerFunc(f.servePaced), TLSConfig: f.opts.TLS, Protocols: protocols, MaxHeaderBytes: f.opts.MaxHeaderBytes,
 		HTTP2: http2Limits(f.opts), ReadHeaderTimeout: f.opts.ReadHeaderTimeout, ReadTimeout: f.opts.ReadTimeout, IdleTimeout: f.opts.IdleTimeout,
-		ConnState: f.connections.State,
+		ConnState: f.connState,
 		ErrorLog:  slog.NewLogLogger(f.opts.Logger.Handler(), slog.LevelWarn),
+	}
+}
+
+// connState tells the door which connections of net/http wait for a request. Those that
+// a loop handed over brought one.
+func (f *Front) connState(conn net.Conn, state http.ConnState) {
+	if _, handed := conn.(*replayed); !handed || state != http.StateNew {
+		f.connections.State(conn, state)
 	}
 }
 

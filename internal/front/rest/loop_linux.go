@@ -321,24 +321,36 @@ func (l *loop) dismiss(c *conn) {
 	}
 }
 
-// shed ends the connection that has waited longest for a request, and reports whether
-// there was one.
-func (l *loop) shed() bool {
-	var idlest *conn
+// idlest is since when the connection waits for a request that has waited longest, if
+// one does.
+func (l *loop) idlest() (since time.Time, found bool) {
 	first := int64(0)
 	for _, c := range l.conns {
 		if c == nil {
 			continue
 		}
-		if since, waits := l.waits(c); waits && (idlest == nil || since < first) {
-			idlest, first = c, since
+		if since, waits := l.waits(c); waits && (!found || since < first) {
+			first, found = since, true
 		}
 	}
-	if idlest == nil {
-		return false
+	return l.start.Add(time.Duration(first)), found
+}
+
+// shed ends up to n connections that have waited for a request since a moment or
+// longer, and returns how many.
+func (l *loop) shed(moment time.Time, n int) (ended int) {
+	for _, c := range l.conns {
+		if ended == n {
+			break
+		}
+		if c == nil {
+			continue
+		}
+		if since, waits := l.waits(c); waits && since <= l.time(moment) && l.dropIdle(c) {
+			ended++
+		}
 	}
-	l.dropIdle(idlest)
-	return idlest.phase == gone
+	return ended
 }
 
 // waits reports whether a connection waits for a request, and since when. Of its last
@@ -356,7 +368,7 @@ func (l *loop) waits(c *conn) (since int64, waits bool) {
 }
 
 // dropIdle ends a connection that waits, unless its request has just come.
-func (l *loop) dropIdle(c *conn) {
+func (l *loop) dropIdle(c *conn) (ended bool) {
 	defer l.recovered(c)
 	if c.phase == asking {
 		l.landed(c)
@@ -364,9 +376,10 @@ func (l *loop) dropIdle(c *conn) {
 	if c.phase == resting {
 		l.read(c)
 	}
-	if c.phase == resting {
+	if ended = c.phase == resting; ended {
 		l.end(c)
 	}
+	return ended
 }
 
 // abort ends every connection, whatever it is at.

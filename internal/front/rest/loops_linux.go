@@ -85,26 +85,65 @@ func (s *loops) serve() error {
 	}
 }
 
-// shedPatience bounds the wait for a loop, which has its connections to serve as well.
-const shedPatience = 100 * time.Millisecond
+const (
+	// shedPatience bounds the wait for the loops, which have their connections to serve as well.
+	shedPatience = 100 * time.Millisecond
+	// shedPart is the part of all connections that is closed at a time: to find them
+	// takes a look at each.
+	shedPart = 512
+)
 
-// shed has a loop close the connection that has waited longest for a request, and
-// reports whether there was one.
+// shed has loops close connections that wait for a request: of those that have waited
+// at least half as long as the one that has waited longest some, at least one. It
+// reports whether there were any.
 func (s *loops) shed() bool {
-	found := make(chan bool, len(s.all))
-	late := time.After(shedPatience)
-	for _, l := range s.all {
-		l.order(func() { found <- l.shed() })
+	wanted, done := context.WithTimeout(context.Background(), shedPatience)
+	defer done()
+	first, moment := -1, time.Time{}
+	for i, l := range s.all {
+		idlest := make(chan time.Time, 1)
+		l.order(func() {
+			if since, found := l.idlest(); found {
+				idlest <- since
+			}
+			close(idlest)
+		})
 		select {
-		case did := <-found:
-			if did {
-				return true
+		case since, found := <-idlest:
+			if found && (first < 0 || since.Before(moment)) {
+				first, moment = i, since
 			}
 		case <-s.ended:
 			return false
-		case <-late:
+		case <-wanted.Done():
 			return false
 		}
+	}
+	if first < 0 {
+		return false
+	}
+	moment = moment.Add(time.Since(moment) / 2)
+	for i := range s.all {
+		if s.shedFrom(wanted, s.all[(first+i)%len(s.all)], moment) {
+			return true
+		}
+	}
+	return false
+}
+
+// shedFrom has one loop close some, unless it is too late.
+func (s *loops) shedFrom(wanted context.Context, l *loop, moment time.Time) bool {
+	ended := make(chan int, 1)
+	l.order(func() {
+		if wanted.Err() == nil {
+			ended <- l.shed(moment, max(1, s.front.opts.MaxConnections/shedPart))
+		}
+	})
+	select {
+	case n := <-ended:
+		return n > 0
+	case <-s.ended:
+	case <-wanted.Done():
 	}
 	return false
 }
