@@ -93,6 +93,9 @@ func (a *App) deploy(ctx context.Context, name string, model Model, config Confi
 		if err != nil {
 			return nil, err
 		}
+		if model == nil {
+			return nil, serving.Errorf(serving.InvalidArgument, "backend %q: the model is nil; make one with Batch, Single or Stateful", name)
+		}
 		return model.start(ctx, name, internal, serving.Deps{Observer: a.metrics.Observer(name), Logger: a.log})
 	})
 	return err

@@ -32,6 +32,17 @@ func TestABackendThatWasRefusedLeavesNoMetrics(t *testing.T) {
 
 func newGateModel() shoal.Model { return shoal.Batch(newGate().predict) }
 
+func TestABackendWithoutAModel(t *testing.T) {
+	app := shoal.New(shoal.Options{})
+	err := app.CreateBackend(t.Context(), "m", nil, shoal.Config{})
+	if err == nil || !strings.Contains(err.Error(), `backend "m": the model is nil`) {
+		t.Errorf("got %v", err)
+	}
+	if err := app.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAnAppThatIsToStopAnswersOnForItsShutdownDelayAndIsNotReady(t *testing.T) {
 	app := shoal.New(shoal.Options{ShutdownDelay: time.Hour})
 	serve(t, app, constant("hello"), shoal.Config{})

@@ -9,6 +9,7 @@ import signal
 import textwrap
 import threading
 import time
+from http import HTTPStatus
 
 import numpy as np
 import pytest
@@ -66,6 +67,28 @@ def test_text_bytes_and_responses(worker):
     assert plain.headers["Content-Type"].startswith("text/plain")
     assert (png.headers["Content-Type"], png.body) == ("image/png", b"png")
     assert (werkzeug.status, werkzeug.body) == (418, b"teapot")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"status": 99}, ValueError, "a status is a whole number from 200 to 599, not 99"),
+        ({"status": 101}, ValueError, "not 101"),
+        ({"status": 600}, ValueError, "not 600"),
+        ({"status": "x"}, TypeError, "not 'x' of type str"),
+        ({"status": 200.0}, TypeError, "not 200.0 of type float"),
+        ({"headers": {"X-A": "a\r\nX-B: b"}}, ValueError, "the header X-A must not hold line breaks"),
+        ({"headers": [("X A", "a")]}, ValueError, "'X A' is not the name of a header"),
+        ({"content_type": "text/html\n"}, ValueError, "the header Content-Type must not"),
+    ],
+)
+def test_a_response_that_no_client_could_be_given(arguments, error, words):
+    with pytest.raises(error, match=words):
+        shoal.Response("hi", **arguments)
+
+
+def test_statuses_of_other_types_are_numbers():
+    assert [type(shoal.Response(status=s).status) for s in (HTTPStatus.CREATED, np.int64(201))] == [int, int]
 
 
 @pytest.mark.parametrize(

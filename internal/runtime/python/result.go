@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/shoalserve/shoal/internal/serving"
 	"github.com/shoalserve/shoal/internal/wire"
 )
@@ -89,8 +91,14 @@ func parseFull(payload []byte, backend string) (serving.Response, error) {
 	if err := json.Unmarshal(object, &head); err != nil {
 		return serving.Response{}, protocolFailure(backend, err)
 	}
+	if head.Status < 200 || head.Status > 599 {
+		return serving.Response{}, serving.Errorf(serving.Internal, "backend %q: the model's response has the status %d; one is from 200 to 599", backend, head.Status)
+	}
 	response := serving.Response{Format: serving.Full, Status: head.Status, Header: make(http.Header), Body: body}
 	for _, h := range head.Headers {
+		if !httpguts.ValidHeaderFieldName(h[0]) || !httpguts.ValidHeaderFieldValue(h[1]) {
+			return serving.Response{}, serving.Errorf(serving.Internal, "backend %q: the model's response has the header %q: %q, which is none that an answer can have", backend, h[0], h[1])
+		}
 		response.Header.Add(h[0], h[1])
 	}
 	return response, nil
