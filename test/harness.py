@@ -28,6 +28,12 @@ SHOAL = Path(sys.executable).parent / "shoal"
 PATIENCE = 60.0  # seconds until something that must happen is given up on
 
 
+def wait_for_another_request() -> None:
+    """Wait until a signal to stop is another request than the last one: within a second both are one."""
+    heard = time.monotonic()
+    until(lambda: time.monotonic() > heard + 1.2, "a signal to be another request")
+
+
 def until(ready: Callable[[], T], what: str, patience: float = PATIENCE) -> T:
     """Poll until ready() is true, and return what it returned; fail when that takes too long."""
     deadline = time.monotonic() + patience

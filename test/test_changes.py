@@ -11,7 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import SHOAL, Keeper, Load, Loads, Process, alive, ask, backend, deploy, run, sizes, until
+from harness import (
+    SHOAL,
+    Keeper,
+    Load,
+    Loads,
+    Process,
+    alive,
+    ask,
+    backend,
+    deploy,
+    run,
+    sizes,
+    until,
+    wait_for_another_request,
+)
 from models import Journal
 
 import shoal
@@ -168,6 +182,7 @@ def test_a_server_behind_a_load_balancer_stops_without_a_failed_query(folder: Fo
         assert load.errors == []
         client.shutdown()
         assert server.status is None
+        wait_for_another_request()
         server.signal(signal.SIGTERM)
         assert server.wait(30) == 0
 

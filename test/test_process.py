@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +25,7 @@ from harness import (
     load_json,
     run,
     until,
+    wait_for_another_request,
 )
 from models import Gate, Journal
 
@@ -230,8 +230,7 @@ def test_a_second_signal_ends_the_server_at_once(
         until(lambda: len(journal.entries()) > before, "the query to be computed")
         server.signal(signal.SIGTERM)
         until(lambda: refused(server.http), "the server to refuse new queries")
-        heard = time.monotonic()
-        until(lambda: time.monotonic() > heard + 1.2, "a signal to be another request than the first one")
+        wait_for_another_request()
         server.signal(signal.SIGTERM)
         assert server.wait() == 1  # by itself, and not by the signal
     if query.exception() is None:  # the connection may also break off
