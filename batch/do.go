@@ -21,7 +21,8 @@ func newCall[In, Out any]() *call[In, Out] {
 
 // Do submits one API query and waits for its answer. When ctx ends first, the
 // query leaves the queue, or, if it is being computed already, its answer is
-// dropped; the error is the cause of ctx's end, also where both came at once. Errors are those of [Batcher.Submit] and of the model.
+// dropped; the error is the cause of ctx's end, also where both came at once. Errors
+// are those of [Batcher.Submit] and of the model.
 func (b *Batcher[In, Out]) Do(ctx context.Context, in In) (Out, error) {
 	out, _, err := b.DoTrip(ctx, in)
 	return out, err

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import requests
 from harness import (
     SHOAL,
     Keeper,
@@ -207,13 +208,19 @@ def draining(handle: Handle) -> bool:
     return False
 
 
+def computed(server: Server, pool: ThreadPoolExecutor, journal: Journal) -> Future[requests.Response]:
+    """A query that is being computed by now. The gate is closed."""
+    before = len(journal.entries())
+    query = pool.submit(ask, server.http, "/model?number=1")
+    until(lambda: len(journal.entries()) > before, "the query to be computed")
+    return query
+
+
 def test_two_signals_together_are_one_request(
     server: Server, pool: ThreadPoolExecutor, gate: Gate, journal: Journal
 ) -> None:
-    before = len(journal.entries())
     with gate.closed():
-        query = pool.submit(ask, server.http, "/model?number=1")
-        until(lambda: len(journal.entries()) > before, "the query to be computed")
+        query = computed(server, pool, journal)
         for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):  # it wakes up to both
             server.signal(number)
         until(lambda: refused(server.http), "the server to refuse new queries")
@@ -224,10 +231,8 @@ def test_two_signals_together_are_one_request(
 def test_a_second_signal_ends_the_server_at_once(
     server: Server, pool: ThreadPoolExecutor, gate: Gate, journal: Journal
 ) -> None:
-    before = len(journal.entries())
     with gate.closed():
-        query = pool.submit(ask, server.http, "/model?number=1")
-        until(lambda: len(journal.entries()) > before, "the query to be computed")
+        query = computed(server, pool, journal)
         server.signal(signal.SIGTERM)
         until(lambda: refused(server.http), "the server to refuse new queries")
         wait_for_another_request()
